@@ -1,0 +1,1 @@
+"""Pixels and token ids in, tokens out. Never imports FastAPI; torch only from engine.py inwards."""

@@ -1,0 +1,170 @@
+"""The seam: asyncio on this side, the engine's loop on the other.
+
+Calls go over one by one, a step's outputs come back together. The loop, which also loads the
+weights, runs in a process of its own or in a thread; either way the event loop answers probes from
+the first second on and waits for nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from enum import StrEnum
+
+from .engine_config import EngineConfig, EngineLimits, EngineStats
+from .engine_link import (
+    Abort,
+    BuildEngine,
+    Ended,
+    EngineLink,
+    Message,
+    Outputs,
+    Progress,
+    Ready,
+    Refused,
+    to_error,
+)
+from .engine_loop import BUILD_ENGINE
+from .errors import (
+    EngineDeadError,
+    EngineNotReadyError,
+    EngineOverloadedError,
+    GenerationError,
+    InvalidSequenceError,
+    ScoringError,
+)
+from .process_link import ProcessLink
+from .sequence import FinishReason, Sequence, TokenOutput
+from .thread_link import ThreadLink
+
+
+class EngineState(StrEnum):
+    """LOADING → READY → STOPPED; FAILED: never got ready; DEAD: its loop ended by an error."""
+
+    LOADING = "loading"
+    READY = "ready"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DEAD = "dead"
+
+
+class AsyncEngine:
+    """One engine for many asyncio tasks. Make, start and use it in one event loop."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        max_queued: int,
+        own_process: bool = False,
+        build: BuildEngine | str = BUILD_ENGINE,
+    ) -> None:
+        """max_queued: requests beyond config.max_num_seqs that may wait; more are refused.
+        own_process: the loop runs in a process of its own, else in a thread of this one.
+        build: what makes the engine there: the "module:name" of a function, or, for a thread, the
+        function; the real one unless a test gives its own."""
+        self.state = EngineState.LOADING
+        self.failure: str | None = None
+        self.limits: EngineLimits | None = None
+        self.loaded_bytes, self.total_bytes = 0, 0
+        self.stats: EngineStats | None = None
+        self.stopped = asyncio.Event()
+        self._max_open = config.max_num_seqs + max_queued
+        self._outboxes: dict[str, asyncio.Queue[TokenOutput | ScoringError]] = {}
+        self._link: EngineLink
+        if not own_process:
+            self._link = ThreadLink(config, build, self._receive)
+        elif isinstance(build, str):
+            self._link = ProcessLink(config, build, self._receive)
+        else:
+            raise TypeError("build: a function does not go to another process; give its name")
+
+    def start(self) -> None:
+        """Begin loading. `state`, `loaded_bytes` and `total_bytes` tell how far it is."""
+        self._link.start()
+
+    async def stop(self) -> None:
+        """End the loop after its current step. Open requests fail. Waits for the loop's end,
+        except for a thread that loads weights: it cannot be interrupted, and dies with us."""
+        await self._link.stop(is_loading=self.state is EngineState.LOADING)
+
+    @property
+    def num_open(self) -> int:
+        """Requests that are running or waiting."""
+        return len(self._outboxes)
+
+    def check_ready(self) -> EngineLimits:
+        """What the engine can take. Raises EngineNotReadyError or EngineDeadError."""
+        if self.state in (EngineState.DEAD, EngineState.FAILED):
+            raise EngineDeadError("the engine is not running")
+        if self.limits is None or self.state is not EngineState.READY:
+            raise EngineNotReadyError(f"the engine is {self.state}; try again later")
+        return self.limits
+
+    def check_room(self) -> None:
+        """Raises EngineOverloadedError when no further request may wait."""
+        if len(self._outboxes) >= self._max_open:
+            raise EngineOverloadedError(
+                f"{len(self._outboxes)} requests are running or waiting, the most allowed"
+            )
+
+    async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
+        """The sequence's tokens as they come; the last one carries a finish reason.
+
+        Close the iterator to abort: its blocks are free within a step. Raises what check_ready
+        and check_room raise, InvalidSequenceError and GenerationError.
+        """
+        self.check_ready()
+        self.check_room()
+        if sequence.id in self._outboxes:
+            raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
+        outbox: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
+        self._outboxes[sequence.id] = outbox
+        finished = False
+        try:
+            self._link.send(sequence)
+            while not finished:
+                output = await outbox.get()
+                finished = isinstance(output, ScoringError) or output.finish_reason is not None
+                if isinstance(output, ScoringError):
+                    raise output
+                if output.finish_reason is FinishReason.ERROR:
+                    raise GenerationError(output.error)
+                yield output
+        finally:
+            self._outboxes.pop(sequence.id, None)
+            if not finished:
+                self._link.send(Abort(sequence.id))
+
+    def _receive(self, message: Message) -> None:
+        """Called in the event loop with all that the engine's loop says, in order."""
+        match message:
+            case Outputs(outputs, stats):
+                self.stats = stats
+                for output in outputs:
+                    self._deliver(output.sequence_id, output)
+            case Refused(sequence_id):
+                self._deliver(sequence_id, to_error(message))
+            case Progress(done, total):
+                self.loaded_bytes, self.total_bytes = done, total
+            case Ready(limits, stats):
+                self.limits, self.stats = limits, stats
+                self.state = EngineState.READY
+            case Ended(failure):
+                self._end(failure)
+
+    def _deliver(self, sequence_id: str, output: TokenOutput | ScoringError) -> None:
+        outbox = self._outboxes.get(sequence_id)
+        if outbox is not None:  # else its caller has left
+            outbox.put_nowait(output)
+
+    def _end(self, failure: str | None) -> None:
+        """The loop has ended: fail what is open and wake who waits for the end."""
+        if failure is None:
+            self.state = EngineState.STOPPED
+        elif self.state is EngineState.LOADING:
+            self.state = EngineState.FAILED
+        else:
+            self.state = EngineState.DEAD
+        self.failure = failure
+        for outbox in self._outboxes.values():
+            outbox.put_nowait(EngineDeadError("the engine stopped"))
+        self.stopped.set()

@@ -1,0 +1,74 @@
+"""One step's rows as flat tensors."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .scheduler import ScheduledRow
+
+
+@dataclass(frozen=True)
+class FlatBatch:
+    """T tokens of S sequences, row after row, decodes first.
+
+    input_ids, positions, regimes, slot_mapping: (T,) int64. Image slots have the id 0. regimes: 0
+    for the short rope factors, 1 for the long ones. slot_mapping: where in the cache, counted in
+    tokens, a token's key goes. block_tables: (S, B) int32, short rows padded with 0.
+    query_lens, context_lens: per row, the tokens of this step and the tokens in the cache once
+    this step's are written. last_tokens: indices in 0 … T of the rows that emit.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    regimes: Tensor
+    slot_mapping: Tensor
+    block_tables: Tensor
+    query_lens: list[int]
+    context_lens: list[int]
+    last_tokens: Tensor
+
+    @property
+    def num_decodes(self) -> int:
+        """How many rows at the front have a single token."""
+        longer = (row for row, length in enumerate(self.query_lens) if length > 1)
+        return next(longer, len(self.query_lens))
+
+
+def to_flat_batch(rows: Items[ScheduledRow], block_size: int, device: torch.device) -> FlatBatch:
+    """Lay out the rows on the host and copy them to the device."""
+    input_ids: list[int] = []
+    positions: list[int] = []
+    regimes: list[int] = []
+    slots: list[int] = []
+    last_tokens: list[int] = []
+    for row in rows:
+        sequence, table = row.sequence, row.sequence.block_table
+        input_ids += [max(token, 0) for token in sequence.token_ids[row.start : row.end]]
+        positions += range(row.start, row.end)
+        regimes += [int(sequence.long_rope)] * row.num_tokens
+        slots += [
+            table[position // block_size] * block_size + position % block_size
+            for position in range(row.start, row.end)
+        ]
+        if row.emits:
+            last_tokens.append(len(input_ids) - 1)
+    width = max(len(row.sequence.block_table) for row in rows)
+    tables = [
+        row.sequence.block_table + [0] * (width - len(row.sequence.block_table)) for row in rows
+    ]
+
+    def to_device(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+    return FlatBatch(
+        input_ids=to_device(input_ids),
+        positions=to_device(positions),
+        regimes=to_device(regimes),
+        slot_mapping=to_device(slots),
+        block_tables=to_device(tables, torch.int32),
+        query_lens=[row.num_tokens for row in rows],
+        context_lens=[row.end for row in rows],
+        last_tokens=to_device(last_tokens),
+    )

@@ -1,0 +1,59 @@
+"""What the engine is built from. Imports no torch, so that the API process can fill it in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DeviceName = Literal["auto", "cuda", "cpu"]
+CompileMode = Literal["auto", "on", "off"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """max_model_len: prompt and answer together, in tokens; None for the most that the model and
+    the memory allow. kv_cache_bytes: None to measure. max_num_seqs: rows of a step at most.
+    max_num_batched_tokens: tokens of a step at most. feature_cache_bytes: for picture features.
+    compile: on a CPU, run the small pieces through torch.compile, which needs a C++ compiler and
+    half a minute at the first start; auto: for models large enough to gain from it.
+    max_crops: of pictures, encoded in a step. The limits while others decode keep their tokens
+    coming; None: 64 tokens and 1 crop on a CPU, 512 tokens and 17 crops on a GPU.
+    """
+
+    checkpoint: Path
+    device: DeviceName = "auto"
+    dtype: DtypeName = "auto"
+    max_model_len: int | None = None
+    kv_cache_bytes: int | None = None
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 2048
+    feature_cache_bytes: int = 512 << 20
+    prefix_cache: bool = True
+    compile: CompileMode = "auto"
+    max_crops: int = 34
+    max_prefill_tokens_while_decoding: int | None = None
+    max_crops_while_decoding: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What a running engine can take: learnt when it is built. vocab_size: the logits' width."""
+
+    max_model_len: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """The engine's state between two steps. Blocks: free + cached + in use == total; leaked ones,
+    counted when nobody is there, are a bug."""
+
+    num_running: int
+    num_waiting: int
+    num_preemptions: int
+    num_blocks: int
+    num_blocks_free: int
+    num_blocks_cached: int
+    num_pictures_encoded: int
+    feature_cache_bytes: int
+    num_blocks_leaked: int = 0

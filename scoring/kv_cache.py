@@ -1,0 +1,66 @@
+"""The tensors behind the blocks, and how many blocks there is memory for."""
+
+import psutil
+import torch
+from torch import Tensor
+
+from model_config import ModelConfig
+
+# On a CPU memory is only taken as blocks are first used, so a generous cap does no harm.
+_CPU_FRACTION, _CPU_CAP_BYTES = 0.4, 4 << 30
+# Of a GPU's memory, what the process may use in all; the rest is for the driver and fragmentation.
+_GPU_FRACTION = 0.9
+
+
+class KVCache:
+    """Keys and values of all layers, by slot: slot = block * block_size + offset.
+
+    data: (layers, 2, num_slots, heads, head_dim). Nothing is initialised,
+    so readers must not touch slots that were never written.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        text = config.text
+        shape = (text.num_layers, 2, num_blocks * block_size, text.num_heads, text.head_dim)
+        self.data = torch.empty(shape, dtype=dtype, device=device)
+        self._layers = [(layer[0], layer[1]) for layer in self.data]
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """One layer's keys and values, each (num_slots, heads, head_dim)."""
+        return self._layers[index]
+
+
+def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Memory of one token's keys and values in all layers."""
+    return config.text.num_layers * 2 * config.text.hidden_size * dtype.itemsize
+
+
+def activation_bytes(
+    config: ModelConfig, max_num_batched_tokens: int, max_crops: int, dtype: torch.dtype
+) -> int:
+    """What a step needs beside weights and cache, roughly: the widest tensors of a layer for a
+    full batch, in the model's dtype and in float32, and the tower's for max_crops."""
+    text, vision = config.text, config.vision
+    widest = 3 * text.hidden_size + 2 * text.intermediate_size
+    decoder = max_num_batched_tokens * widest * (dtype.itemsize + 4)
+    patches = max_crops * (vision.tokens_per_crop * 4 + 1)
+    tower = patches * (4 * vision.hidden_size + 2 * vision.intermediate_size) * (dtype.itemsize + 4)
+    return decoder + tower
+
+
+def cache_bytes(activations: int, device: torch.device) -> int:
+    """The memory to spend on the cache: measured free memory, less the activations of a step."""
+    if device.type != "cuda":
+        return min(int(psutil.virtual_memory().available * _CPU_FRACTION), _CPU_CAP_BYTES)
+    free, total = torch.cuda.mem_get_info(device)
+    spendable = free - int((1 - _GPU_FRACTION) * total)
+    return spendable - activations

@@ -1,0 +1,92 @@
+"""The small memory-bound pieces of a step, each one function over plain tensors.
+
+Written once; run as they stand, or compiled by torch.compile, which fuses each into one pass over
+memory. The matrix products between them are left to the vendor's libraries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm of (T, hidden), computed in float32 whatever the dtype."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """→ the norm of x + residual, and x + residual."""
+    residual = residual + x
+    return rms_norm(residual, weight, eps), residual
+
+
+def rotate_and_write(
+    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor
+) -> Tensor:
+    """Rotate queries and keys by half-rotation (element i pairs with i + head_dim / 2), put keys
+    and values in their slots, and return the queries.
+
+    qkv: (T, 3 * heads * head_dim). cos, sin: (T, 1, head_dim). keys, values: one layer of the
+    cache, (num_slots, heads, head_dim), written in place. slots: (T,). → (T, heads, head_dim).
+    """
+    query, key, value = qkv.view(len(qkv), 3, keys.shape[1], keys.shape[2]).unbind(1)
+
+    def rotate(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+    keys.index_copy_(0, slots, rotate(key))
+    values.index_copy_(0, slots, value)
+    return rotate(query)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """(T, 2 * intermediate), the gate first → (T, intermediate)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return up * F.silu(gate)
+
+
+def paged_decode(
+    query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, mask: Tensor
+) -> Tensor:
+    """Attention of one token per row, read straight from the cache. Worth it only compiled: then
+    no gathered copy of the keys is made.
+
+    query: (S, heads, head_dim). keys, values: (num_slots, heads, head_dim). slots, mask: (S, L),
+    where masked slots must still be readable. → (S, heads, head_dim).
+    """
+    scale = query.shape[-1] ** -0.5
+    scores = (query[:, None].float() * keys[slots].float()).sum(-1) * scale  # (S, L, heads)
+    weights = scores.masked_fill(~mask[:, :, None], float("-inf")).softmax(dim=1)
+    output: Tensor = (weights[..., None] * values[slots].float()).sum(1)
+    return output.to(query.dtype)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One way to run the pieces: eager or compiled."""
+
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    rotate_and_write: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    swiglu: Callable[[Tensor], Tensor]
+    paged_decode: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+EAGER = Kernels(rms_norm, add_rms_norm, rotate_and_write, swiglu, paged_decode)
+
+
+def compiled_kernels() -> Kernels:
+    """The same pieces through torch.compile. The first calls take seconds: warm up before use."""
+    return Kernels(
+        torch.compile(rms_norm, dynamic=True),
+        torch.compile(add_rms_norm, dynamic=True),
+        torch.compile(rotate_and_write, dynamic=True),
+        torch.compile(swiglu, dynamic=True),
+        torch.compile(paged_decode, dynamic=True),
+    )

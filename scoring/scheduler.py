@@ -1,0 +1,261 @@
+"""Who runs next, and how many tokens of each.
+
+One step is one flat batch under a token budget: first every running sequence whose next token is
+wanted (a decode, one token), then prompts, in the order of their arrival, in chunks that fit what
+is left of the budget. While somebody decodes, that is little, so that no answer stutters because
+another user's prompt is long. Pictures have a budget of their own, in crops: a prompt waits at its
+picture's slots until all crops are encoded. When blocks run out, the newest running sequence gives
+its own back and is computed again later; nothing is lost but time. A sequence that outgrows the
+short rope regime gives its blocks back too: all its keys must be rotated anew.
+"""
+
+from collections import deque
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from .block_manager import BlockManager
+from .encoder_progress import EncoderJob, EncoderProgress
+from .sequence import FinishReason, Logprobs, Sequence, TokenOutput
+
+
+@dataclass(frozen=True)
+class ScheduledRow:
+    """Tokens start … start + num_tokens of a sequence, to be computed in this step; before them,
+    crops of its pictures, to be encoded. Either may be nothing."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+    crops: tuple[EncoderJob, ...] = ()
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_tokens
+
+    @property
+    def emits(self) -> bool:
+        """Whether the row reaches the sequence's last token, so that a new one is sampled."""
+        return self.num_tokens > 0 and self.end == len(self.sequence.token_ids)
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """The sampler's answer for an emitting row. error: why token_id is None, fit for the caller."""
+
+    token_id: int | None
+    logprobs: Logprobs | None = None
+    error: str = "the model's output was not finite"
+
+
+class Scheduler:
+    """The queue of waiting sequences and the list of running ones. Pure Python."""
+
+    def __init__(
+        self,
+        blocks: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        short_rope_len: int,
+        crop_size: int = 336,
+        max_crops: int = 34,
+        max_prefill_tokens_while_decoding: int | None = None,
+        max_crops_while_decoding: int | None = None,
+    ) -> None:
+        """max_model_len: prompt and output tokens together, of one sequence; the blocks must hold
+        at least that many. short_rope_len: the longest sequence of the short rope regime.
+        max_crops: of pictures, encoded in a step. The limits for steps in which somebody decodes
+        are the others where they are None."""
+        if blocks.num_blocks * blocks.block_size < max_model_len:
+            raise ValueError("the blocks do not hold one sequence of max_model_len tokens")
+        if max_num_batched_tokens < max_num_seqs:
+            raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
+        self.blocks = blocks
+        self.num_preemptions = 0
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_model_len = max_model_len
+        self._short_rope_len = short_rope_len
+        self._max_crops = max_crops
+        self._max_prefill_tokens_while_decoding = max_prefill_tokens_while_decoding
+        self._max_crops_while_decoding = max_crops_while_decoding
+        self._encoder = EncoderProgress(crop_size)
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        self._waiting.append(sequence)
+
+    def abort(self, sequence: Sequence) -> None:
+        """Forget the sequence. Its complete blocks stay cached. Unknown sequences are ignored."""
+        self.blocks.release(sequence)
+        if sequence in self._running:
+            self._running.remove(sequence)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+
+    def schedule(self) -> list[ScheduledRow]:
+        """The rows of the next step, decodes first. Empty only when there is no work."""
+        for sequence in self._running:
+            self._cross_to_long_rope(sequence)
+        budget = _Budget(self._max_num_batched_tokens, self._max_crops)
+        rows: list[ScheduledRow] = []
+        for sequence in [s for s in self._running if _num_missing(s) == 1]:
+            # Making room for an earlier one may have sent this one back to the queue.
+            if sequence in self._running and self._make_room(sequence, 1, rows):
+                rows.append(ScheduledRow(sequence, sequence.num_computed, 1))
+                budget.tokens -= 1
+        if rows:
+            budget.limit(self._max_prefill_tokens_while_decoding, self._max_crops_while_decoding)
+        for sequence in [s for s in self._running if _num_missing(s) > 1]:
+            if sequence in self._running and not budget.is_spent:
+                row = self._next_part(sequence, budget)
+                if self._make_room(sequence, row.num_tokens, rows):
+                    rows += self._enter(row, budget)
+        return rows + self._admit(budget)
+
+    def update(
+        self, rows: Items[ScheduledRow], sampled: Items[SampledToken | None]
+    ) -> list[TokenOutput]:
+        """Enter a step's results: sampled[i] belongs to rows[i], None where it emits nothing."""
+        outputs = []
+        for row, token in zip(rows, sampled, strict=True):
+            sequence = row.sequence
+            sequence.num_computed = row.end
+            self.blocks.name_complete_blocks(sequence)
+            if token is None:
+                continue
+            if token.token_id is None:
+                outputs.append(self.fail(sequence, "the model's output was not finite"))
+                continue
+            sequence.token_ids.append(token.token_id)
+            reason = self._finish_reason(sequence, token.token_id)
+            outputs.append(
+                TokenOutput(
+                    sequence.id, token.token_id, reason, token.logprobs, sequence.num_cached or 0
+                )
+            )
+            if reason:
+                self.abort(sequence)
+        return outputs
+
+    def fail(self, sequence: Sequence, error: str) -> TokenOutput:
+        """End one sequence with an error; the others go on. Its keys may be as broken as its
+        output, so none of its blocks is reused."""
+        self.blocks.forget(sequence)
+        for span in sequence.images:
+            self._encoder.forget(span.picture)
+        self.abort(sequence)
+        return TokenOutput(sequence.id, None, FinishReason.ERROR, error=error)
+
+    def _next_part(self, sequence: Sequence, budget: "_Budget") -> ScheduledRow:
+        """What of a prompt fits the budget: tokens up to the first picture that will not be all
+        encoded in this step, and crops of that picture."""
+        start = sequence.num_computed
+        end = start + min(_num_missing(sequence), budget.tokens)
+        jobs: dict[bytes, EncoderJob] = {}
+        crops_left = budget.crops
+        for span in sequence.images:
+            picture = span.picture
+            if span.end <= start or self._encoder.is_done(picture) or picture.digest in jobs:
+                continue
+            job = self._encoder.next_job(picture, crops_left)
+            if job is not None:
+                jobs[picture.digest] = job
+                crops_left -= job.end - job.first
+            if job is None or job.end < job.num_crops:
+                end = min(end, max(start, span.start))
+                break
+        return ScheduledRow(sequence, start, end - start, tuple(jobs.values()))
+
+    def _enter(self, row: ScheduledRow, budget: "_Budget") -> list[ScheduledRow]:
+        """Take the row's part from the budget; no row where it is nothing."""
+        budget.tokens -= row.num_tokens
+        for job in row.crops:
+            budget.crops -= job.end - job.first
+            self._encoder.enter(job)
+        return [row] if row.num_tokens or row.crops else []
+
+    def _admit(self, budget: "_Budget") -> list[ScheduledRow]:
+        """Start waiting sequences, in order, while budget, seats and blocks last."""
+        rows: list[ScheduledRow] = []
+        while self._waiting and not budget.is_spent and len(self._running) < self._max_num_seqs:
+            sequence = self._waiting[0]
+            self._cross_to_long_rope(sequence)
+            self.blocks.take_prefix(sequence)
+            # Room for all its tokens must be there, though not yet taken: a prompt started with
+            # less would soon have to give way again.
+            wanted = self.blocks.num_blocks_for(len(sequence.token_ids))
+            if wanted - len(sequence.block_table) > self.blocks.num_available:
+                self.blocks.release(sequence)
+                break
+            if sequence.num_cached is None:  # later on it would find its own blocks
+                sequence.num_cached = sequence.num_computed
+            self._running.append(self._waiting.popleft())
+            row = self._next_part(sequence, budget)
+            self.blocks.grow(sequence, row.end)
+            rows += self._enter(row, budget)
+        return rows
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, rows: Items[ScheduledRow]) -> bool:
+        """Get the blocks for the sequence's next tokens, sending back the newest until they are
+        there. False if it had to be sent back itself."""
+        while not self.blocks.grow(sequence, sequence.num_computed + num_tokens):
+            scheduled = {row.sequence.id for row in rows}
+            newest = next(s for s in reversed(self._running) if s.id not in scheduled)
+            self._preempt(newest)
+            if newest is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.num_preemptions += 1
+        self.blocks.release(sequence)
+        self._running.remove(sequence)
+        self._waiting.appendleft(sequence)
+
+    def _cross_to_long_rope(self, sequence: Sequence) -> None:
+        if not sequence.long_rope and len(sequence.token_ids) > self._short_rope_len:
+            self.blocks.release(sequence)
+            sequence.long_rope = True
+
+    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+        params = sequence.params
+        if token_id in params.end_token_ids and sequence.num_output_tokens > params.min_tokens:
+            return FinishReason.STOP
+        if (
+            sequence.num_output_tokens >= params.max_tokens
+            or len(sequence.token_ids) >= self._max_model_len
+        ):
+            return FinishReason.LENGTH
+        return None
+
+
+@dataclass
+class _Budget:
+    """What is left of a step."""
+
+    tokens: int
+    crops: int
+
+    @property
+    def is_spent(self) -> bool:
+        return self.tokens == 0
+
+    def limit(self, tokens: int | None, crops: int | None) -> None:
+        self.tokens = min(self.tokens, self.tokens if tokens is None else tokens)
+        self.crops = min(self.crops, self.crops if crops is None else crops)
+
+
+def _num_missing(sequence: Sequence) -> int:
+    """Tokens whose keys are not in the cache."""
+    return len(sequence.token_ids) - sequence.num_computed
