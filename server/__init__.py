@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out. Knows FastAPI and asyncio; never imports torch."""

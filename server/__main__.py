@@ -1,0 +1,5 @@
+"""`python -m server` is `phi3v`."""
+
+from .cli import app
+
+app()

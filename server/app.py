@@ -1,0 +1,73 @@
+"""The FastAPI application: its parts put together, and the engine's life within its own."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from scoring.async_engine import AsyncEngine
+from scoring.errors import ScoringError
+
+from . import errors
+from .auth import KeyAuth
+from .body_limit import BodyLimit
+from .completion import Processor
+from .loading import report_loading
+from .request_ids import RequestIds
+from .routes import chat, health, info
+from .settings import Settings
+from .streaming import ClientLeftError
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    processor: Processor,
+    make_engine: Callable[[], AsyncEngine],
+    on_failure: Callable[[str], None],
+) -> FastAPI:
+    """The application. make_engine is called in the event loop; on_failure, with a sentence for
+    the operator, when the engine could not be built."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = make_engine()
+        app.state.engine, app.state.processor = engine, processor
+        engine.start()
+        watching = asyncio.create_task(report_loading(engine, on_failure))
+        yield
+        watching.cancel()
+        await engine.stop()
+
+    app = FastAPI(
+        title="phi3v-server",
+        description="Phi-3-vision behind the Azure AI Model Inference API.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in (info.router, chat.router, health.router):
+        app.include_router(router)
+    app.add_exception_handler(errors.APIError, errors.on_error)
+    app.add_exception_handler(ScoringError, errors.on_error)
+    app.add_exception_handler(RequestValidationError, errors.on_validation_error)
+    app.add_exception_handler(HTTPException, errors.on_http_error)
+    app.add_exception_handler(ClientLeftError, _on_client_left)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_mib << 20)
+    if settings.api_key is not None:
+        app.add_middleware(KeyAuth, key=settings.api_key.get_secret_value())
+    app.add_middleware(RequestIds)
+    return app
+
+
+async def _on_client_left(_: Request, __: Exception) -> Response:
+    """Nobody reads it; 499 is what the log line shows."""
+    return Response(status_code=499)

@@ -1,0 +1,171 @@
+"""One chat completion: a checked request → a Sequence → text, as deltas or as a whole."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from transformers import PreTrainedTokenizerFast
+
+from model_config import Card
+from scoring.async_engine import AsyncEngine
+from scoring.engine_config import EngineLimits
+from scoring.errors import ContextLengthError
+from scoring.prompt import Prompt, PromptBuilder
+from scoring.sequence import FinishReason, Logprobs, SamplingParams, Sequence
+from scoring.text_stream import TokenTextStreamer
+
+from .conversation import to_chat_messages
+from .errors import NotSupportedError
+from .schemas import ChatCompletionsRequest
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A model's front half: what turns requests into token ids and tokens into text."""
+
+    card: Card
+    tokenizer: PreTrainedTokenizerFast
+    prompts: PromptBuilder
+    max_image_pixels: int
+    max_request_s: float | None = None
+
+    def to_prompt(self, request: ChatCompletionsRequest) -> Prompt:
+        """Decode, tile and tokenize. Slow: run it in a worker thread."""
+        return self.prompts.build(
+            to_chat_messages(request.messages, self.card, self.max_image_pixels)
+        )
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step added. finish_reason is set on the last delta, whose text may be empty."""
+
+    text: str
+    logprobs: list[dict[str, Any]] | None
+    finish_reason: FinishReason | None
+
+
+class Completion:
+    """A request on its way through the engine."""
+
+    def __init__(
+        self, request: ChatCompletionsRequest, sequence: Sequence, processor: Processor
+    ) -> None:
+        self.id = sequence.id
+        self.created = int(time.time())
+        self.model = processor.card.served_name
+        self.num_prompt_tokens = sequence.num_prompt_tokens
+        self.num_output_tokens = 0
+        self._sequence = sequence
+        self._tokenizer = processor.tokenizer
+        self._streamer = TokenTextStreamer(processor.tokenizer, request.stop or ())
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "completion_tokens": self.num_output_tokens,
+            "total_tokens": self.num_prompt_tokens + self.num_output_tokens,
+        }
+
+    async def deltas(self, engine: AsyncEngine) -> AsyncGenerator[Delta, None]:
+        """Text as it becomes certain. Close it to abort; raises what `generate` raises."""
+        async with aclosing(engine.generate(self._sequence)) as outputs:
+            async for output in outputs:
+                reason, logprobs = output.finish_reason, None
+                self.num_output_tokens += output.token_id is not None
+                if reason is not FinishReason.STOP and output.token_id is not None:
+                    self._streamer.put([output.token_id])
+                    if output.logprobs is not None:
+                        logprobs = [self._logprobs(output.token_id, output.logprobs)]
+                if self._streamer.stopped:
+                    reason = FinishReason.STOP
+                if reason is not None:
+                    self._streamer.end()
+                text = self._streamer.take()
+                if text or logprobs or reason:
+                    yield Delta(text, logprobs, reason)
+                if reason is not None:
+                    return
+
+    def _logprobs(self, token_id: int, logprobs: Logprobs) -> dict[str, Any]:
+        """OpenAI's form of one token's log-probabilities."""
+        return self._token(token_id, logprobs.sampled) | {
+            "top_logprobs": [self._token(*alternative) for alternative in logprobs.top]
+        }
+
+    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
+        piece = self._tokenizer.backend_tokenizer.id_to_token(token_id) or ""
+        if piece.startswith("<0x") and piece.endswith(">"):
+            data = bytes([int(piece[3:-1], 16)])
+        else:
+            data = piece.replace("▁", " ").encode()
+        return {
+            "token": data.decode(errors="replace"),
+            "logprob": logprob,
+            "bytes": list(data),
+        }
+
+
+async def start_completion(
+    request: ChatCompletionsRequest, processor: Processor, engine: AsyncEngine
+) -> Completion:
+    """Everything that can refuse a request, before the first byte of an answer."""
+    start = time.monotonic()
+    limits = engine.check_ready()
+    engine.check_room()
+    _check_supported(request, processor.card)
+    prompt = await asyncio.to_thread(processor.to_prompt, request)
+    if len(prompt.token_ids) >= limits.max_model_len:
+        raise ContextLengthError(len(prompt.token_ids), limits.max_model_len)
+    engine.check_room()  # others may have come while this one was being prepared
+    sequence = Sequence(
+        uuid4().hex,
+        prompt.token_ids,
+        _sampling_params(request, processor, limits),
+        prompt.images,
+        deadline=None if processor.max_request_s is None else start + processor.max_request_s,
+    )
+    return Completion(request, sequence, processor)
+
+
+def _check_supported(request: ChatCompletionsRequest, card: Card) -> None:
+    asked = {
+        "tools": request.tools,
+        "tool_choice": request.tool_choice not in (None, "none"),
+    }
+    for name, given in asked.items():
+        if given and name in card.unsupported:
+            raise NotSupportedError(f"{card.served_name} has no tools", ("body", name))
+    kind = request.response_format.type if request.response_format else "text"
+    if kind in card.unsupported:
+        raise NotSupportedError(
+            f"response_format is {kind!r}; {card.served_name} answers in text only",
+            ("body", "response_format"),
+            kind,
+        )
+
+
+def _sampling_params(
+    request: ChatCompletionsRequest, processor: Processor, limits: EngineLimits
+) -> SamplingParams:
+    card = processor.card
+
+    def given(value: Any, default: Any) -> Any:
+        return default if value is None else value
+
+    return SamplingParams(
+        max_tokens=min(given(request.max_tokens, card.max_tokens), limits.max_model_len),
+        temperature=given(request.temperature, card.temperature),
+        top_p=given(request.top_p, card.top_p),
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        seed=given(request.seed, secrets.randbits(63)),
+        eos_token_ids=processor.prompts.stop_token_ids,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+    )

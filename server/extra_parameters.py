@@ -1,0 +1,57 @@
+"""What happens to parameters beyond the API's table: the `extra-parameters` header decides."""
+
+from collections.abc import Mapping
+
+from .errors import NotSupportedError, UnknownParameterError
+from .schemas import EXTRA_PARAMETERS, ChatCompletionsRequest
+
+_MAX_SHOWN_NAME = 64
+_MODES = ("error", "drop", "pass-through")
+# The official name first; the others are what Microsoft's JavaScript sample and the first Python
+# SDK send.
+_HEADERS = ("extra-parameters", "extra-params", "unknown-parameters")
+
+
+def apply_extra_parameters(
+    request: ChatCompletionsRequest, headers: Mapping[str, str]
+) -> ChatCompletionsRequest:
+    """The request with its extra parameters refused, dropped or let through.
+
+    Raises UnknownParameterError under `error`, the default, and for a header that says something
+    else; NotSupportedError under `pass-through` for a parameter that nothing here understands.
+    """
+    mode = _mode(headers)
+    unknown = list(request.model_extra or {})
+    known = [name for name in EXTRA_PARAMETERS if getattr(request, name) is not None]
+    if mode == "drop":
+        return request.model_copy(update=dict.fromkeys([*unknown, *known]))
+    if mode == "error" and unknown + known:
+        name = (unknown + known)[0][:_MAX_SHOWN_NAME]
+        raise UnknownParameterError(
+            f"{name} is not a parameter of this API; send the header 'extra-parameters: "
+            "pass-through' to give it to the model, or 'drop' to have it ignored",
+            ("body", name),
+        )
+    if unknown:
+        name = unknown[0][:_MAX_SHOWN_NAME]
+        raise NotSupportedError(
+            f"{name} is not supported; beyond the API this model takes "
+            f"{', '.join(EXTRA_PARAMETERS)}",
+            ("body", name),
+        )
+    return request
+
+
+def _mode(headers: Mapping[str, str]) -> str:
+    for header in _HEADERS:
+        if header in headers:
+            mode = headers[header].strip().lower().replace("_", "-")
+            if mode not in _MODES:
+                shown = mode[:_MAX_SHOWN_NAME]
+                raise UnknownParameterError(
+                    f"{header} is {shown!r}; it must be one of {', '.join(_MODES)}",
+                    ("header", header),
+                    headers[header],
+                )
+            return mode
+    return "error"

@@ -1,0 +1,1 @@
+"""The HTTP routes, thin: what they do lies beside them."""

@@ -1,0 +1,26 @@
+"""POST /chat/completions."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ..completion import start_completion
+from ..extra_parameters import apply_extra_parameters
+from ..json_response import AsciiJSONResponse
+from ..schemas import ChatCompletionsRequest
+from ..streaming import EventStream, completion_events, unless_client_leaves, whole_completion
+from .deps import EngineDep, ProcessorDep
+
+router = APIRouter()
+
+
+@router.post("/chat/completions")
+async def create_chat_completion(
+    body: ChatCompletionsRequest, request: Request, engine: EngineDep, processor: ProcessorDep
+) -> Response:
+    """Answer a conversation, whole or streamed."""
+    body = apply_extra_parameters(body, request.headers)
+    completion = await unless_client_leaves(request, start_completion(body, processor, engine))
+    if body.stream:
+        return EventStream(completion_events(completion, engine))
+    whole = await unless_client_leaves(request, whole_completion(completion, engine))
+    return AsciiJSONResponse(whole)

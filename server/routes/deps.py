@@ -1,0 +1,23 @@
+"""What handlers need of the application."""
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from scoring.async_engine import AsyncEngine
+
+from ..completion import Processor
+
+
+def _engine(request: Request) -> AsyncEngine:
+    engine: AsyncEngine = request.app.state.engine
+    return engine
+
+
+def _processor(request: Request) -> Processor:
+    processor: Processor = request.app.state.processor
+    return processor
+
+
+EngineDep = Annotated[AsyncEngine, Depends(_engine)]
+ProcessorDep = Annotated[Processor, Depends(_processor)]

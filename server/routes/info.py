@@ -1,0 +1,21 @@
+"""GET /info: which model this is."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from ..json_response import AsciiJSONResponse
+from .deps import ProcessorDep
+
+router = APIRouter()
+
+
+@router.get("/info")
+async def get_info(processor: ProcessorDep) -> Response:
+    """The three keys of the API; answered while the weights load, too."""
+    return AsciiJSONResponse(
+        {
+            "model_name": processor.card.served_name,
+            "model_type": "chat-completions",
+            "model_provider_name": processor.card.provider,
+        }
+    )

@@ -1,0 +1,98 @@
+"""Puts the parts together and runs them: the one file of this package that starts the engine."""
+
+import logging
+import signal
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+
+from model_config import card_for, from_checkpoint, load_card
+from scoring.async_engine import AsyncEngine
+from scoring.engine_config import EngineConfig
+from scoring.errors import CheckpointError
+from scoring.prompt import PromptBuilder, load_tokenizer
+
+from .app import create_app
+from .completion import Processor
+from .settings import Settings
+
+logger = logging.getLogger("phi3v")
+
+
+def run(settings: Settings, checkpoint: Path) -> None:
+    """Serve until a signal. Listens at once; the weights load behind it.
+
+    Raises CheckpointError when the engine could not be built, and ModelConfigError before it
+    listens for what the checkpoint's small files already show.
+    """
+    model = from_checkpoint(checkpoint)
+    card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
+    tokenizer = load_tokenizer(checkpoint)
+    prompts = PromptBuilder(tokenizer, card, model.vision)
+    processor = Processor(
+        card,
+        tokenizer,
+        prompts,
+        int(settings.max_image_megapixels * 1e6),
+        settings.max_request_s,
+    )
+    failures: list[str] = []
+
+    def on_failure(failure: str) -> None:
+        failures.append(failure)
+        server.should_exit = True
+
+    make_engine = partial(
+        AsyncEngine,
+        to_engine_config(settings, checkpoint),
+        max_queued=settings.max_queued_requests,
+        own_process=settings.engine_process,
+    )
+    app = create_app(settings, processor, make_engine, on_failure)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(settings.drain_s),
+        )
+    )
+    logger.info("%s from %s", card.served_name, checkpoint)
+    # uvicorn drains at SIGTERM, then raises it again for whoever listened before: an end in good
+    # order is exit code 0, as container platforms expect.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server.run()
+    if failures:
+        raise CheckpointError(failures[0])
+
+
+def to_engine_config(settings: Settings, checkpoint: Path) -> EngineConfig:
+    """The engine's part of the settings, in its own units."""
+    gib = settings.kv_cache_gib
+    return EngineConfig(
+        checkpoint=checkpoint,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        kv_cache_bytes=None if gib is None else int(gib * 2**30),
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        feature_cache_bytes=settings.feature_cache_mib << 20,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, which with port 0 only the socket knows."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                host, port, *_ = listening.getsockname()
+                logger.info("listening on http://%s:%d", host, port)

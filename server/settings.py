@@ -1,0 +1,161 @@
+"""Every setting of the server, from flags, PHI3V_* variables, a TOML file and defaults, in that
+order. Built once in the command line and passed on; nothing else reads the environment."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from scoring.engine_config import DeviceName, DtypeName
+
+_PREFIX = "PHI3V_"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has a value that it must not have."""
+
+
+class Settings(BaseModel):
+    """Field names are flags (--max-model-len) and variables (PHI3V_MAX_MODEL_LEN) alike."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(
+        None,
+        description="A checkpoint's directory, or one up to four levels above it; or a hub id. "
+        "Unset: AZUREML_MODEL_DIR, else the hub's cache, else a demo of random weights.",
+    )
+    revision: str | None = Field(
+        None, description="Commit of the hub id. Unset: the one pinned for a model we know."
+    )
+    card: str | None = Field(
+        None, description="The model card (name and rules). Unset: by the checkpoint's own name."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(5001, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    api_key: SecretStr | None = Field(
+        None,
+        min_length=1,
+        description="The key that callers must send; better given as a variable.",
+    )
+    no_auth: bool = Field(
+        False, description="Let anyone call. Without a key, needed to listen beyond loopback."
+    )
+    device: DeviceName = Field("auto", description="auto: CUDA where there is a device.")
+    dtype: DtypeName = Field(
+        "auto",
+        description="auto: bfloat16 on CUDA where native, else float16; float32 on a CPU.",
+    )
+    max_model_len: int | None = Field(
+        None,
+        ge=2,
+        description="Prompt and answer together, in tokens. Unset: what model and memory allow.",
+    )
+    max_num_seqs: int = Field(
+        32, ge=1, le=1024, description="Requests that run at once; each takes a row of every step."
+    )
+    max_num_batched_tokens: int = Field(
+        2048,
+        ge=16,
+        le=131072,
+        description="Tokens of a step; a longer prompt is computed in several steps.",
+    )
+    max_queued_requests: int = Field(
+        128, ge=0, description="Requests that may wait for a place; more are answered 429."
+    )
+    kv_cache_gib: float | None = Field(
+        None, gt=0, description="Memory for keys and values. Unset: measured (on a CPU at most 4)."
+    )
+    feature_cache_mib: int = Field(
+        512, ge=0, description="Memory for the features of pictures that may come again."
+    )
+    max_request_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds a request may take, waiting included; then it ends with what it has "
+        "(finish_reason length). Unset: no limit.",
+    )
+    max_body_mib: int = Field(
+        32, ge=1, description="Size of a request's body; a larger one is answered 413."
+    )
+    max_image_megapixels: float = Field(
+        40, gt=0, description="Size of a picture, read from its header before it is decoded."
+    )
+    engine_process: bool = Field(
+        True, description="Run the engine in a process of its own, beside the one that answers."
+    )
+    drain_s: float = Field(
+        25, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+    )
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="How much to say."
+    )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}; "
+                f"at least max_num_seqs, {self.max_num_seqs}"
+            )
+        if self.api_key is not None and self.no_auth:
+            raise ValueError("api_key and no_auth exclude each other")
+        if self.api_key is None and not self.no_auth and self.host not in _LOOPBACK:
+            raise ValueError(
+                f"host is {self.host!r}, beyond loopback: give an api_key, or no_auth to let "
+                "anyone call"
+            )
+        return self
+
+
+def load_settings(
+    flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None
+) -> Settings:
+    """Merge the sources; flags that are None were not given.
+
+    Raises SettingsError, in one line that names the source, the setting and what is wrong.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    variables = {
+        name.removeprefix(_PREFIX).lower(): value
+        for name, value in environ.items()
+        if name.startswith(_PREFIX)
+    }
+    sources = {"flag": given, "variable": variables, "file": _read(file) if file else {}}
+    for source, values in sources.items():
+        for name in values:
+            _check_name(name, source)
+    merged = {**sources["file"], **variables, **given}
+    merged.setdefault("model", environ.get("AZUREML_MODEL_DIR"))
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(e) for e in error.errors())) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # not readable, not UTF-8 or not TOML
+        raise SettingsError(f"the settings file {file} cannot be read: {error}") from error
+
+
+def _check_name(name: str, source: str) -> None:
+    if name not in Settings.model_fields:
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        shown = _PREFIX + name.upper() if source == "variable" else name
+        raise SettingsError(f"unknown setting {shown} ({source}){hint}")
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return str(message)
+    value = "" if where == "api_key" else f" is {error['input']!r}"
+    return f"{where}{value}: {message}"
