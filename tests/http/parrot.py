@@ -1,0 +1,166 @@
+"""A server in this process whose model is a parrot: it answers with what the user said last.
+
+HTTP, the processor, the scheduler and the block manager are the product's own; only the tensors
+are not there. So answers are known, steps can be slow or fail on purpose, and are counted.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from model_config import card_for, from_checkpoint
+from scoring.async_engine import AsyncEngine
+from scoring.engine import Engine, assemble
+from scoring.engine_config import EngineConfig
+from scoring.model_runner import FeatureCache
+from scoring.prompt import PromptBuilder, load_tokenizer
+from scoring.scheduler import SampledToken, ScheduledRow
+from scoring.sequence import Sequence
+from server.app import create_app
+from server.completion import Processor
+from server.settings import Settings
+
+from .running_server import Endpoint, wait_until
+
+BLOCK_SIZE = 16
+
+
+class Parrot:
+    """Runs where ModelRunner does. step_s: how long each step takes. fault: called with every row
+    of a step before it runs; what it raises, the step raises."""
+
+    num_pictures_encoded = 0
+    device_type = "cpu"
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        step_s: float = 0.0,
+        fault: Callable[[ScheduledRow], None] | None = None,
+    ) -> None:
+        tokenizer = load_tokenizer(checkpoint).backend_tokenizer
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.features = FeatureCache(0)
+        self.rows_of_steps: list[list[str]] = []
+        self._user, self._end = (tokenizer.token_to_id(t) for t in ("<|user|>", "<|end|>"))
+        self.step_s = step_s
+        self._fault = fault
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that have begun."""
+        return len(self.rows_of_steps)
+
+    def execute(self, rows: list[ScheduledRow]) -> list[SampledToken | None]:
+        self.rows_of_steps.append([row.sequence.id for row in rows])
+        time.sleep(self.step_s)
+        if self._fault is not None:
+            for row in rows:
+                self._fault(row)
+        return [SampledToken(self._next_token(row.sequence)) if row.emits else None for row in rows]
+
+    def release_memory(self) -> None:
+        """There is none."""
+
+    def _next_token(self, sequence: Sequence) -> int:
+        prompt = sequence.token_ids[: sequence.num_prompt_tokens]
+        if self._user not in prompt:
+            return self._end
+        start = len(prompt) - prompt[::-1].index(self._user)
+        end = prompt.index(self._end, start)
+        # The turn's text follows the tokens of a line break, "▁" and "<0x0A>".
+        said = [*prompt[start + 2 : end], self._end]
+        return said[min(sequence.num_output_tokens, len(said) - 1)]
+
+
+class ParrotServer(Endpoint):
+    """The server around a parrot."""
+
+    def __init__(self, base_url: str, parrot: Parrot, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(base_url)
+        self.parrot = parrot
+        self._loop = loop
+
+    def tasks(self) -> list[str]:
+        """What its event loop is busy with, by the coroutines' names."""
+
+        async def names() -> list[str]:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            return sorted(str(task.get_coro()).split()[2] for task in others)
+
+        return asyncio.run_coroutine_threadsafe(names(), self._loop).result(10)
+
+
+@contextmanager
+def parrot_server(
+    checkpoint: Path,
+    parrot: Parrot,
+    *,
+    max_num_seqs: int = 32,
+    max_queued: int = 128,
+    max_model_len: int = 1024,
+    prompt_builder: type[PromptBuilder] = PromptBuilder,
+    **settings: Any,
+) -> Iterator[ParrotServer]:
+    """uvicorn in a thread, on a loopback port."""
+    config = EngineConfig(checkpoint, max_num_seqs=max_num_seqs)
+    model = from_checkpoint(checkpoint)
+
+    def build(config: EngineConfig, progress: Any) -> Engine:
+        num_blocks = 8 * max_model_len // BLOCK_SIZE
+        return assemble(config, model, parrot, num_blocks, BLOCK_SIZE, max_model_len)  # type: ignore[arg-type]
+
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def make_engine() -> AsyncEngine:
+        loops.append(asyncio.get_running_loop())
+        return AsyncEngine(config, max_queued=max_queued, build=build)
+
+    with threaded_server(checkpoint, make_engine, prompt_builder, **settings) as (base_url, _):
+        server = ParrotServer(base_url, parrot, loops[0])
+        server.remember_golden()
+        yield server
+
+
+@contextmanager
+def threaded_server(
+    checkpoint: Path,
+    make_engine: Callable[[], AsyncEngine],
+    prompt_builder: type[PromptBuilder] = PromptBuilder,
+    **settings: Any,
+) -> Iterator[tuple[str, list[str]]]:
+    """The application, served by uvicorn in a thread: its address, and the list of failures that
+    its engine reports. Yields once the engine is no longer loading."""
+    chosen = Settings(port=0, **settings)
+    model = from_checkpoint(checkpoint)
+    card, tokenizer = card_for(model.name_or_path), load_tokenizer(checkpoint)
+    prompts = prompt_builder(tokenizer, card, model.vision)
+    processor = Processor(card, tokenizer, prompts, int(chosen.max_image_megapixels * 1e6))
+    failures: list[str] = []
+    app = create_app(chosen, processor, make_engine, failures.append)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            port=0,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(chosen.drain_s),
+        )
+    )
+    thread = threading.Thread(target=server.run, name="uvicorn")
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive(), 20, "uvicorn has started")
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        wait_until(lambda: app.state.engine.state != "loading", 20, "the engine is built")
+        yield f"http://{host}:{port}", failures
+    finally:
+        server.should_exit = True
+        thread.join()

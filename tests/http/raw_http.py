@@ -1,0 +1,34 @@
+"""Bytes to a server and back, for what no HTTP library would send."""
+
+import socket
+import struct
+from urllib.parse import urlsplit
+
+from .running_server import Endpoint
+
+
+def connect(server: Endpoint) -> socket.socket:
+    address = urlsplit(server.base_url)
+    return socket.create_connection((address.hostname, address.port), timeout=10)
+
+
+def hang_up_hard(connection: socket.socket) -> None:
+    """Close with a reset instead of a goodbye."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def exchange(server: Endpoint, sent: bytes, *, hang_up: bool = False) -> bytes:
+    """Send, and read until the server closes; or hang up at once."""
+    with connect(server) as connection:
+        connection.sendall(sent)
+        if hang_up:
+            return b""
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        try:
+            while piece := connection.recv(65536):
+                received += piece
+        except ConnectionResetError:
+            pass
+        return received

@@ -1,0 +1,262 @@
+"""Starting: what is refused, in one line and at once, and where weights are found."""
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from scoring.checkpoint import find_checkpoint
+
+from .running_server import listening_server, run_command, spawned, wait_until
+
+
+def assert_refused(result: "subprocess.CompletedProcess[str]", *words: str, code: int = 1) -> None:
+    """One line on stderr with these words in it, and nothing else."""
+    assert result.returncode == code
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("phi3v: ")
+    for word in words:
+        assert word in line
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--host", "0.0.0.0"], ["host", "0.0.0.0", "api_key", "no_auth"]),
+        (["--device", "tpu"], ["device", "tpu", "cuda", "cpu"]),
+        (["--api-key", "hush-hush", "--no-auth"], ["api_key", "no_auth"]),
+        (["--model", "neither-here-nor-there"], ["neither-here-nor-there"]),
+        (["--model", "someone/some-model"], ["someone/some-model", "--revision"]),
+        (["--card", "queen-of-hearts"], ["queen-of-hearts", "phi-3-vision-128k-instruct"]),
+        (["--config", "no-such-file.toml"], ["no-such-file.toml"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+)
+def test_a_bad_flag_is_refused(demo_checkpoint: Path, flags: list[str], words: list[str]) -> None:
+    model = [] if "--model" in flags else ["--model", str(demo_checkpoint)]
+    result = run_command("serve", "--port", "0", *model, *flags, timeout_s=20)
+    assert_refused(result, *words)
+    assert "hush-hush" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"PHI3V_MAX_MODEL_LENGTH": "64"}, ["PHI3V_MAX_MODEL_LENGTH", "max_model_len"]),
+        ({"PHI3V_HOST": "0.0.0.0"}, ["host", "0.0.0.0"]),
+        ({"AZUREML_MODEL_DIR": "/nowhere/at/all"}, ["/nowhere/at/all"]),
+    ],
+    ids=str,
+)
+def test_a_bad_variable_is_refused(variables: dict[str, str], words: list[str]) -> None:
+    result = run_command("serve", timeout_s=20, **variables)
+    assert_refused(result, *words)
+    assert "hush-hush" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "--max-model-length", "64"], ["--max-model-length"]),
+        (["fly"], ["fly"]),
+    ],
+    ids=str,
+)
+def test_a_command_that_cannot_be_read_is_refused(arguments: list[str], words: list[str]) -> None:
+    result = run_command(*arguments, timeout_s=20)
+    assert result.returncode == 2
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no weights here")
+    assert_refused(
+        run_command("serve", "--model", str(tmp_path), timeout_s=20), "config.json", "safetensors"
+    )
+
+
+@pytest.fixture
+def copy_of_demo(demo_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_checkpoint, tmp_path / "copy"))
+
+
+def change_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value", "words"),
+    [
+        ("config.json", "hidden_act", "gelu", ["hidden_act", "gelu", "silu"]),
+        ("preprocessor_config.json", "num_crops", "many", ["num_crops", "many"]),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_config_that_is_not_implemented_is_refused_by_name_and_value(
+    copy_of_demo: Path, file: str, field: str, value: Any, words: list[str]
+) -> None:
+    change_json(copy_of_demo / file, lambda values: values.update({field: value}))
+    result = run_command("serve", "--model", str(copy_of_demo), timeout_s=20)
+    assert_refused(result, file, *words)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "{"),
+        ("tokenizer.json", "{}"),
+        ("preprocessor_config.json", None),
+    ],
+)
+def test_a_file_that_is_broken_or_missing_is_refused_by_name(
+    copy_of_demo: Path, file: str, content: str | None
+) -> None:
+    (copy_of_demo / file).unlink()
+    if content is not None:
+        (copy_of_demo / file).write_text(content)
+    result = run_command("serve", "--model", str(copy_of_demo), timeout_s=20)
+    assert_refused(result, file)
+
+
+def truncate(checkpoint: Path) -> None:
+    (shard,) = checkpoint.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-1000])
+
+
+def drop_tensor(checkpoint: Path) -> None:
+    (shard,) = checkpoint.glob("*.safetensors")
+    tensors = load_file(shard)
+    del tensors["lm_head.weight"]
+    save_file(tensors, shard)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, ["weights cannot be read"]),
+        (drop_tensor, ["missing", "lm_head.weight"]),
+    ],
+)
+def test_weights_that_do_not_fit_end_the_process(
+    copy_of_demo: Path, tmp_path: Path, damage: Callable[[Path], None], words: list[str]
+) -> None:
+    """That is found while they load, behind an open port; the last line says what it was."""
+    damage(copy_of_demo)
+    log = tmp_path / "log"
+    with spawned(log, "serve", "--port", "0", "--model", str(copy_of_demo)) as process:
+        assert process.wait(60) == 1
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("phi3v: ")
+    for word in words:
+        assert word in last
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_context_that_the_memory_does_not_hold_ends_the_process(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    arguments = ["serve", "--port", "0", "--model", str(demo_checkpoint)]
+    limits = ["--kv-cache-gib", "0.001", "--max-model-len", "8000"]
+    with spawned(log, *arguments, *limits) as process:
+        assert process.wait(60) == 1
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("phi3v: ")
+    assert "cache" in last
+    assert "max_model_len is 8000" in last
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_port_that_is_taken_is_refused(demo_checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run_command("serve", "--port", port, "--model", str(demo_checkpoint))
+    assert result.returncode != 0
+    assert port in result.stderr
+    assert "in use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def nested(checkpoint: Path, directory: Path, levels: int) -> Path:
+    """A mount with the checkpoint so many levels below, beside other things."""
+    (directory / "a" / "MLmodel").mkdir(parents=True)
+    (directory / "readme.md").write_text("not weights")
+    target = directory.joinpath(*(["model"] * levels))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(checkpoint, target_is_directory=True)
+    return directory
+
+
+@pytest.mark.parametrize("levels", range(5))
+def test_a_checkpoint_may_lie_up_to_four_levels_deep(
+    demo_checkpoint: Path, tmp_path: Path, levels: int
+) -> None:
+    directory = nested(demo_checkpoint, tmp_path, levels) if levels else demo_checkpoint
+    assert find_checkpoint(directory).resolve() == demo_checkpoint.resolve()
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_weights_are_found_below_azuremls_mount(
+    demo_checkpoint: Path, tmp_path: Path, levels: int
+) -> None:
+    mount = nested(demo_checkpoint, tmp_path / "mount", levels)
+    variables = {"AZUREML_MODEL_DIR": str(mount)}
+    with listening_server(tmp_path / "log", None, variables=variables) as server:
+        assert server.get("/info").json()["model_name"] == "phi3v-demo"
+
+
+def test_weights_five_levels_below_are_not_found(demo_checkpoint: Path, tmp_path: Path) -> None:
+    mount = nested(demo_checkpoint, tmp_path / "mount", 5)
+    result = run_command("serve", timeout_s=20, AZUREML_MODEL_DIR=str(mount))
+    assert_refused(result, "4 levels", str(mount))
+
+
+def test_a_model_that_is_named_comes_before_azuremls_mount(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    with listening_server(
+        tmp_path / "log", demo_checkpoint, variables={"AZUREML_MODEL_DIR": "/nowhere"}
+    ) as server:
+        assert server.get("/health/live").status_code == 200
+
+
+def test_without_any_weights_the_demo_is_served_and_says_so(tmp_path: Path) -> None:
+    """Built on the spot, in the user's cache; there the next start finds it."""
+    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub")}
+    with listening_server(tmp_path / "log", None, variables=variables) as server:
+        assert server.get("/info").json()["model_name"] == "phi3v-demo"
+        assert "noise" in server.log
+    (demo,) = (tmp_path / "cache" / "phi3v-server").iterdir()
+    written = {file: file.stat().st_mtime_ns for file in demo.iterdir()}
+    with listening_server(tmp_path / "log2", None, variables=variables):
+        assert {file: file.stat().st_mtime_ns for file in demo.iterdir()} == written
+
+
+def test_a_card_may_be_named(demo_checkpoint: Path, tmp_path: Path) -> None:
+    with listening_server(
+        tmp_path / "log", demo_checkpoint, "--card", "phi-3.5-vision-instruct"
+    ) as server:
+        assert server.get("/info").json()["model_name"] == "Phi-3.5-vision-instruct"
+
+
+def test_beyond_loopback_a_key_or_no_auth_opens_the_door(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Only that it starts; nothing is sent to the outside address."""
+    for flags in (["--api-key", "k"], ["--no-auth"]):
+        log = tmp_path / "log"
+        arguments = ["serve", "--port", "0", "--host", "0.0.0.0", "--model", str(demo_checkpoint)]
+        with spawned(log, *arguments, *flags) as process:
+            wait_until(lambda log=log: "listening on" in log.read_text(), 20, "it listens")
+            assert process.poll() is None

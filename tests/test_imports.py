@@ -1,0 +1,93 @@
+"""Imports point one way, server → scoring → model_config, and torch stays on the engine's side."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+# What the API process runs. It starts in a second because none of it imports torch.
+API_SIDE = ("prompt", "image_processor", "sequence", "text_stream", "async_engine", "engine_config")
+TORCH_SIDE = ("torch", "torchvision", "accelerate", "safetensors", "flash_attn", "triton")
+# Of transformers only what works without torch.
+TORCHLESS_TRANSFORMERS = {"PreTrainedTokenizerFast", "TextIteratorStreamer"}
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """The dotted names that a file imports anywhere in it, in functions too.
+
+    `from a import b` gives a.b, which may name a module or something in one.
+    """
+    package = file.relative_to(PROJECT).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *filter(None, [node.module])))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def imports_of_package(package: str) -> list[tuple[str, str]]:
+    """(file, name) of every import in a package, save for what it imports of itself."""
+    files = sorted((PROJECT / package).rglob("*.py"))
+    return [
+        (str(file.relative_to(PROJECT)), name)
+        for file in files
+        for name in imports_of(file)
+        if name.split(".")[0] != package
+    ]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("model_config", ("server", "scoring", "benchmark", "fastapi", *TORCH_SIDE)),
+        ("scoring", ("server", "benchmark", "fastapi", "starlette", "uvicorn", "pydantic")),
+        ("server", ("benchmark", *TORCH_SIDE)),
+    ],
+)
+def test_imports_point_one_way(package, forbidden):
+    if not (PROJECT / package).is_dir():
+        pytest.skip(f"there is no {package}/ yet")
+    imports = imports_of_package(package)
+    assert imports, f"nothing was found in {package}/"
+
+    assert [(file, name) for file, name in imports if name.split(".")[0] in forbidden] == []
+
+
+def test_the_server_knows_the_model_only_through_the_engine():
+    imports = imports_of_package("server") if (PROJECT / "server").is_dir() else []
+
+    assert [(file, name) for file, name in imports if name.startswith("scoring.models")] == []
+    from_transformers = {name for _, name in imports if name.split(".")[0] == "transformers"}
+    assert from_transformers <= {f"transformers.{name}" for name in TORCHLESS_TRANSFORMERS}
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        tuple(f"scoring.{name}" for name in API_SIDE),
+        ("model_config",),
+        ("server.app",),
+        ("server.cli",),
+        ("server.serving",),
+    ],
+    ids="+".join,
+)
+def test_the_api_process_starts_without_torch(modules):
+    for module in modules:
+        if not PROJECT.joinpath(*module.split(".")).with_suffix(".py").exists():
+            package = PROJECT.joinpath(*module.split("."))
+            if not (package / "__init__.py").exists():
+                pytest.skip(f"there is no {module} yet")
+    program = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+
+    assert result.returncode == 0, result.stderr or "torch was imported"
