@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine with Python 3.11+ and make:
+#   make serve   install and start the server on the best weights there are (MODEL=… names them)
+#   make test    install and run lint, types and tests
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: serve test lint format bench-load bench-engine clean
+
+serve: .venv/installed
+	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Memory while weights load and the cost of streaming; FULL=1 adds a checkpoint of the full size
+# (8.3 GB on disk, built once).
+bench-load: .venv/installed
+	$(BIN)/python -m benchmark.loading $(if $(FULL),--full)
+	$(BIN)/python -m benchmark.streamer
+
+# Our engine beside transformers on the same weights, and its own goals: ten minutes on two quiet
+# cores. ARGS="--only decode,host --rounds 1" for a part; python -m benchmark.engine --help for all.
+bench-engine: .venv/installed
+	$(BIN)/python -m benchmark.engine $(ARGS)
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
