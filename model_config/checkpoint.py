@@ -123,11 +123,11 @@ class _Fields:
             raise self.refuse(name, f"it must be a list of {length} positive numbers")
         return tuple(map(float, value))
 
-    def require(self, name: str, *allowed: Any) -> None:
-        """The field, when it is there, must have one of these values."""
-        if self.values.get(name, allowed[0]) not in allowed:
-            only = " or ".join(repr(value) for value in allowed)
-            raise self.refuse(name, f"only {only} is implemented")
+    def require(self, name: str, allowed: Any, *, optional: bool = True) -> None:
+        """The field must have this value. optional: it may also be missing, which means the same;
+        not so where the published code's own default is another."""
+        if self.values.get(name, allowed if optional else None) != allowed:
+            raise self.refuse(name, f"only {allowed!r} is implemented")
 
     def inside(self, name: str) -> "_Fields":
         value = self.values.get(name)
@@ -217,10 +217,10 @@ def _rope_scaling(config: _Fields, context: int, head_dim: int) -> RopeScaling:
 def _vision_config(config: _Fields, preprocessor: _Fields) -> VisionConfig:
     embedding = config.inside("embd_layer")
     embedding.require("embedding_cls", "image")
-    embedding.require("hd_transform_order", "sub_glb")
-    embedding.require("projection_cls", "mlp")
-    embedding.require("use_hd_transform", True)
-    embedding.require("with_learnable_separator", True)
+    embedding.require("hd_transform_order", "sub_glb", optional=False)
+    embedding.require("projection_cls", "mlp", optional=False)
+    embedding.require("use_hd_transform", True, optional=False)
+    embedding.require("with_learnable_separator", True, optional=False)
     tower = config.inside("img_processor")
     tower.require("name", "clip_vision_model")
     tower.require("layer_idx", -2)

@@ -174,6 +174,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     """Load the weights and put everything together. Raises CheckpointError and
     model_config.ModelConfigError for what is wrong on disk or does not fit in memory."""
     model_config = from_checkpoint(config.checkpoint)
+    config.check_context(model_config.text.max_position_embeddings)
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     model = load_model(config.checkpoint, model_config, device, dtype, progress)
@@ -263,8 +264,6 @@ def _plan_cache(
     num_blocks = min(available // block_bytes, blocks_wanted)
     room = num_blocks * attention.block_size
     wanted = config.max_model_len
-    if wanted is not None and wanted > context:
-        raise CheckpointError(f"max_model_len is {wanted}; the model's context is {context}")
     if (wanted or 1) > room:
         raise CheckpointError(
             f"the key-value cache ({available / 2**30:.1f} GiB) holds {max(room, 0)} tokens; "

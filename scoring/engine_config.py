@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .errors import CheckpointError
+
 DeviceName = Literal["auto", "cuda", "cpu"]
 CompileMode = Literal["auto", "on", "off"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -33,6 +35,13 @@ class EngineConfig:
     max_crops: int = 34
     max_prefill_tokens_while_decoding: int | None = None
     max_crops_while_decoding: int | None = None
+
+    def check_context(self, context: int) -> None:
+        """Raise CheckpointError where max_model_len is beyond what the model was made for."""
+        if self.max_model_len is not None and self.max_model_len > context:
+            raise CheckpointError(
+                f"max_model_len is {self.max_model_len}; the model's context is {context}"
+            )
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,13 @@ def _demo_config(vocab_size: int) -> dict[str, Any]:
         "max_position_embeddings": _DEMO_CONTEXT,
         "original_max_position_embeddings": _DEMO_SHORT_CONTEXT,
         "rope_scaling": {"type": "su", "short_factor": factors, "long_factor": factors},
-        "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb"},
+        "embd_layer": {
+            "embedding_cls": "image",
+            "hd_transform_order": "sub_glb",
+            "projection_cls": "mlp",
+            "use_hd_transform": True,
+            "with_learnable_separator": True,
+        },
         "img_processor": {
             "name": "clip_vision_model",
             "num_img_tokens": (crop // patch // 2) ** 2,

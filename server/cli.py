@@ -111,7 +111,7 @@ def _checkpoint(settings: Settings) -> Path:
 
 def _demo_checkpoint() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = cache / "phi3v-server" / "demo-random-1"
+    directory = cache / "phi3v-server" / "demo-random-2"
     if (directory / "config.json").exists():
         return directory
     from scoring.random_checkpoint import write_demo_checkpoint  # imports torch
@@ -119,7 +119,7 @@ def _demo_checkpoint() -> Path:
     try:
         write_demo_checkpoint(directory)
     except OSError:  # no home to write to
-        directory = Path(tempfile.mkdtemp(prefix="phi3v-")) / "demo-random-1"
+        directory = Path(tempfile.mkdtemp(prefix="phi3v-")) / "demo-random-2"
         write_demo_checkpoint(directory)
     return directory
 

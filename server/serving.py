@@ -30,6 +30,8 @@ def run(settings: Settings, checkpoint: Path) -> None:
     """
     model = from_checkpoint(checkpoint)
     card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
+    engine_config = to_engine_config(settings, checkpoint)
+    engine_config.check_context(model.text.max_position_embeddings)
     tokenizer = load_tokenizer(checkpoint)
     prompts = PromptBuilder(tokenizer, card, model.vision)
     processor = Processor(
@@ -47,7 +49,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
 
     make_engine = partial(
         AsyncEngine,
-        to_engine_config(settings, checkpoint),
+        engine_config,
         max_queued=settings.max_queued_requests,
         own_process=settings.engine_process,
     )

@@ -1,4 +1,5 @@
-"""What handlers need of the application."""
+"""What handlers need of the application. Coroutines: plain functions would each cost a hop to a
+worker thread."""
 
 from typing import Annotated
 
@@ -9,12 +10,12 @@ from scoring.async_engine import AsyncEngine
 from ..completion import Processor
 
 
-def _engine(request: Request) -> AsyncEngine:
+async def _engine(request: Request) -> AsyncEngine:
     engine: AsyncEngine = request.app.state.engine
     return engine
 
 
-def _processor(request: Request) -> Processor:
+async def _processor(request: Request) -> Processor:
     processor: Processor = request.app.state.processor
     return processor
 

@@ -224,6 +224,11 @@ def test_a_field_of_the_preprocessor_that_is_not_implemented_is_named(
         "rope_scaling",
         "rope_scaling.long_factor",
         "embd_layer",
+        # Missing, they would mean something else to the published code.
+        "embd_layer.hd_transform_order",
+        "embd_layer.projection_cls",
+        "embd_layer.use_hd_transform",
+        "embd_layer.with_learnable_separator",
         "img_processor",
     ],
 )
