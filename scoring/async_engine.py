@@ -35,6 +35,8 @@ from .process_link import ProcessLink
 from .sequence import FinishReason, Sequence, TokenOutput
 from .thread_link import ThreadLink
 
+_QUEUED_TOKENS = 65536
+
 
 class EngineState(StrEnum):
     """LOADING → READY → STOPPED; FAILED: never got ready; DEAD: its loop ended by an error."""
@@ -54,10 +56,13 @@ class AsyncEngine:
         config: EngineConfig,
         *,
         max_queued: int,
+        max_queued_tokens: int | None = None,
         own_process: bool = False,
         build: BuildEngine | str = BUILD_ENGINE,
     ) -> None:
         """max_queued: requests beyond config.max_num_seqs that may wait; more are refused.
+        max_queued_tokens: prompt tokens that may wait for the first token of their answers; one
+        prompt always may. None: four times the longest sequence, and at least _QUEUED_TOKENS.
         own_process: the loop runs in a process of its own, else in a thread of this one.
         build: what makes the engine there: the "module:name" of a function, or, for a thread, the
         function; the real one unless a test gives its own."""
@@ -68,6 +73,8 @@ class AsyncEngine:
         self.stats: EngineStats | None = None
         self.stopped = asyncio.Event()
         self._max_open = config.max_num_seqs + max_queued
+        self._max_queued_tokens = max_queued_tokens
+        self._num_queued_tokens = 0
         self._outboxes: dict[str, asyncio.Queue[TokenOutput | ScoringError]] = {}
         self._link: EngineLink
         if not own_process:
@@ -99,11 +106,19 @@ class AsyncEngine:
             raise EngineNotReadyError(f"the engine is {self.state}; try again later")
         return self.limits
 
-    def check_room(self) -> None:
-        """Raises EngineOverloadedError when no further request may wait."""
+    def check_room(self, num_prompt_tokens: int = 0) -> None:
+        """Raises EngineOverloadedError when no further request, or none of so many tokens, may
+        wait."""
         if len(self._outboxes) >= self._max_open:
             raise EngineOverloadedError(
                 f"{len(self._outboxes)} requests are running or waiting, the most allowed"
+            )
+        longest = self.check_ready().max_model_len
+        limit = self._max_queued_tokens or max(4 * longest, _QUEUED_TOKENS)
+        if self._num_queued_tokens and self._num_queued_tokens + num_prompt_tokens > limit:
+            raise EngineOverloadedError(
+                f"prompts of {self._num_queued_tokens} tokens are waiting, and this one has "
+                f"{num_prompt_tokens}; {limit} may wait together"
             )
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
@@ -113,16 +128,20 @@ class AsyncEngine:
         and check_room raise, InvalidSequenceError and GenerationError.
         """
         self.check_ready()
-        self.check_room()
+        num_queued = sequence.num_prompt_tokens
+        self.check_room(num_queued)
         if sequence.id in self._outboxes:
             raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
         outbox: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
         self._outboxes[sequence.id] = outbox
+        self._num_queued_tokens += num_queued
         finished = False
         try:
             self._link.send(sequence)
             while not finished:
                 output = await outbox.get()
+                self._num_queued_tokens -= num_queued
+                num_queued = 0
                 finished = isinstance(output, ScoringError) or output.finish_reason is not None
                 if isinstance(output, ScoringError):
                     raise output
@@ -130,6 +149,7 @@ class AsyncEngine:
                     raise GenerationError(output.error)
                 yield output
         finally:
+            self._num_queued_tokens -= num_queued
             self._outboxes.pop(sequence.id, None)
             if not finished:
                 self._link.send(Abort(sequence.id))

@@ -44,6 +44,7 @@ def serve(
     max_num_seqs: Annotated[int | None, _flag("max_num_seqs")] = None,
     max_num_batched_tokens: Annotated[int | None, _flag("max_num_batched_tokens")] = None,
     max_queued_requests: Annotated[int | None, _flag("max_queued_requests")] = None,
+    max_queued_tokens: Annotated[int | None, _flag("max_queued_tokens")] = None,
     kv_cache_gib: Annotated[float | None, _flag("kv_cache_gib")] = None,
     feature_cache_mib: Annotated[int | None, _flag("feature_cache_mib")] = None,
     max_request_s: Annotated[float | None, _flag("max_request_s")] = None,

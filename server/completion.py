@@ -123,7 +123,9 @@ async def start_completion(
     prompt = await asyncio.to_thread(processor.to_prompt, request)
     if len(prompt.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(prompt.token_ids), limits.max_model_len)
-    engine.check_room()  # others may have come while this one was being prepared
+    engine.check_room(
+        len(prompt.token_ids)
+    )  # others may have come while this one was being prepared
     sequence = Sequence(
         uuid4().hex,
         prompt.token_ids,

@@ -51,6 +51,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
         AsyncEngine,
         engine_config,
         max_queued=settings.max_queued_requests,
+        max_queued_tokens=settings.max_queued_tokens,
         own_process=settings.engine_process,
     )
     app = create_app(settings, processor, make_engine, on_failure)

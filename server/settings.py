@@ -67,6 +67,12 @@ class Settings(BaseModel):
     max_queued_requests: int = Field(
         128, ge=0, description="Requests that may wait for a place; more are answered 429."
     )
+    max_queued_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Prompt tokens that may wait for their first token; more are answered 429. "
+        "Unset: four times the longest request, and at least 65536.",
+    )
     kv_cache_gib: float | None = Field(
         None, gt=0, description="Memory for keys and values. Unset: measured (on a CPU at most 4)."
     )

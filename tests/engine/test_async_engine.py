@@ -37,11 +37,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(runner: ScriptedRunner, *, max_queued: int = 10) -> AsyncIterator[AsyncEngine]:
+async def running(
+    runner: ScriptedRunner, *, max_queued: int = 10, max_queued_tokens: int | None = None
+) -> AsyncIterator[AsyncEngine]:
     """An engine around the runner, ready; stopped afterwards, its thread gone."""
     scheduler = make_scheduler(num_blocks=64, max_num_seqs=CONFIG.max_num_seqs)
     engine = AsyncEngine(
-        CONFIG, max_queued=max_queued, build=lambda config, report: make_engine(runner, scheduler)
+        CONFIG,
+        max_queued=max_queued,
+        max_queued_tokens=max_queued_tokens,
+        build=lambda config, report: make_engine(runner, scheduler),
     )
     engine.start()
     try:
@@ -242,6 +247,33 @@ def test_a_full_queue_refuses_and_takes_again_when_one_has_left():
             tasks[2] = asyncio.create_task(tokens_of(engine, make_sequence("d", max_tokens=2)))
             runner.allow(100)
             assert await asyncio.gather(*tasks) == [[7, 7]] * 3
+
+    asyncio.run(main())
+
+
+def test_long_prompts_that_wait_refuse_others_until_they_are_answered():
+    """Few requests can be much work: what waits is bounded in prompt tokens, too."""
+    runner = PacedRunner()
+
+    async def main() -> None:
+        async with running(runner, max_queued_tokens=50) as engine:
+            first = asyncio.create_task(tokens_of(engine, make_sequence("a", [1] * 60)))
+            await until(lambda: engine.num_open == 1)
+            with pytest.raises(EngineOverloadedError, match=r"60 tokens.* has 1; 50"):
+                await anext(engine.generate(make_sequence("b", [1])))
+            runner.allow(1000)
+            await first
+            short = asyncio.create_task(tokens_of(engine, make_sequence("c", [1] * 25)))
+            others = [make_sequence(n, [1] * 25, max_tokens=1) for n in "de"]
+            assert await short
+            for sequence in others:  # answered one after the other, so that neither waits
+                assert await tokens_of(engine, sequence)
+
+            leaver = engine.generate(make_sequence("f", [1] * 50))
+            await anext(leaver)
+            engine.check_room(50)  # its prompt has been answered: it waits no more
+            await leaver.aclose()
+            engine.check_room(50)
 
     asyncio.run(main())
 

@@ -105,6 +105,7 @@ def parrot_server(
     *,
     max_num_seqs: int = 32,
     max_queued: int = 128,
+    max_queued_tokens: int | None = None,
     max_model_len: int = 1024,
     prompt_builder: type[PromptBuilder] = PromptBuilder,
     **settings: Any,
@@ -121,7 +122,9 @@ def parrot_server(
 
     def make_engine() -> AsyncEngine:
         loops.append(asyncio.get_running_loop())
-        return AsyncEngine(config, max_queued=max_queued, build=build)
+        return AsyncEngine(
+            config, max_queued=max_queued, max_queued_tokens=max_queued_tokens, build=build
+        )
 
     with threaded_server(checkpoint, make_engine, prompt_builder, **settings) as (base_url, _):
         server = ParrotServer(base_url, parrot, loops[0])

@@ -51,6 +51,27 @@ def test_exactly_the_surplus_is_refused(demo_checkpoint: Path) -> None:
         assert_well(server)
 
 
+def test_long_prompts_fill_the_queue_before_many_do(demo_checkpoint: Path) -> None:
+    parrot = Parrot(demo_checkpoint)
+    with (
+        parrot_server(demo_checkpoint, parrot, max_num_seqs=1, max_queued_tokens=700) as server,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        parrot.step_s = 0.05
+        running = threads.submit(stream, server, "This one has the only seat")
+        wait_until(lambda: server.state()["running"], 10, "it runs")
+        waiting = threads.submit(stream, server, "x" * 600, max_tokens=2)
+        wait_until(lambda: server.state()["waiting"], 10, "the next one waits")
+        refused = server.ask("y" * 600, max_tokens=2)
+        parrot.step_s = 0.0
+        assert_error(refused, 429, "too_many_requests")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "700" in refused.json()["message"]
+        assert running.result().text == "This one has the only seat"
+        assert waiting.result().text == "xx"
+        assert_well(server)
+
+
 def test_who_waits_gets_his_answer(demo_checkpoint: Path) -> None:
     with (
         parrot_server(demo_checkpoint, Parrot(demo_checkpoint), max_num_seqs=2) as server,
