@@ -47,7 +47,7 @@ def build_ours(checkpoint: Path, dtype: DtypeName) -> Engine:
         dtype=dtype,
         kv_cache_bytes=_KV_CACHE_BYTES * (2 if dtype == "float32" else 1),
         max_num_seqs=_MAX_NUM_SEQS,
-        compile="on",
+        kernels="auto",
     )
     return build_engine(config, lambda done, total: None)
 

@@ -12,12 +12,12 @@ import torch
 from model_config import ModelConfig, from_checkpoint
 
 from .block_manager import BlockManager
-from .engine_config import CompileMode, EngineConfig, EngineLimits, EngineStats
+from .engine_config import EngineConfig, EngineLimits, EngineStats
 from .errors import CheckpointError, ContextLengthError, InvalidSequenceError
 from .kv_cache import KVCache, activation_bytes, bytes_per_token, cache_bytes
 from .model_runner import ModelRunner
 from .models.attention import AttentionBackend, choose_backend
-from .models.kernels import EAGER, Kernels, compiled_kernels
+from .models.native_kernels import NativeKernels, load_native
 from .models.packed_linear import pack_linears
 from .models.phi3_vision import Phi3VisionForCausalLM
 from .scheduler import SampledToken, ScheduledRow, Scheduler
@@ -178,14 +178,15 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
     model = load_model(config.checkpoint, model_config, device, dtype, progress)
-    kernels = _kernels(config.compile, model, device)
+    native = _native(config, model_config, device, dtype)
     if device.type == "cpu":
-        pack_linears(model)
-    attention, why = choose_backend(device, dtype, kernels)
+        pack_linears(model, native)
+    compiles = config.kernels == "compiled" or (config.kernels == "auto" and _is_worth_it(model))
+    attention, kernels, why = choose_backend(device, dtype, native, compiles=compiles)
     num_blocks, max_model_len = _plan_cache(config, model_config, attention, device, dtype)
     logger.info(
-        "%s, %s, attention %s (%s), %d blocks of %d tokens, context %d",
-        device, str(dtype).removeprefix("torch."), attention.name, why,
+        "%s, %s, %s kernels, attention %s (%s), %d blocks of %d tokens, context %d",
+        device, str(dtype).removeprefix("torch."), kernels.name, attention.name, why,
         num_blocks, attention.block_size, max_model_len,
     )  # fmt: skip
     cache = KVCache(model_config, num_blocks, attention.block_size, dtype, device)
@@ -221,15 +222,24 @@ def assemble(
     return Engine(runner, scheduler, EngineLimits(max_model_len, runner.vocab_size))
 
 
-def _kernels(mode: CompileMode, model: Phi3VisionForCausalLM, device: torch.device) -> Kernels:
-    """Compiled pieces where they pay; on CUDA they are not proven yet."""
+def _native(
+    config: EngineConfig, model_config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> NativeKernels | None:
+    """Raises CheckpointError where native kernels are asked for and cannot be had."""
+    if device.type != "cpu" or config.kernels not in ("auto", "native"):
+        return None
+    native, why = load_native(dtype, model_config.text)
+    if native is None:
+        logger.info("no native kernels: %s", why)
+        if config.kernels == "native":
+            raise CheckpointError(f"the native kernels cannot be used: {why}")
+    return native
+
+
+def _is_worth_it(model: Phi3VisionForCausalLM) -> bool:
+    """Whether torch.compile can run, and saves more than it takes."""
     large = sum(parameter.nbytes for parameter in model.parameters()) >= _LARGE_MODEL_BYTES
-    if device.type != "cpu" or mode == "off" or (mode == "auto" and not large):
-        return EAGER
-    if mode == "auto" and shutil.which("g++") is None:
-        logger.warning("no C++ compiler (g++): the model runs slower than it could")
-        return EAGER
-    return compiled_kernels()
+    return large and shutil.which("g++") is not None
 
 
 def _warm_up(engine: Engine) -> None:

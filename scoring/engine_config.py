@@ -7,7 +7,7 @@ from typing import Literal
 from .errors import CheckpointError
 
 DeviceName = Literal["auto", "cuda", "cpu"]
-CompileMode = Literal["auto", "on", "off"]
+KernelsName = Literal["auto", "native", "compiled", "eager"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -16,8 +16,10 @@ class EngineConfig:
     """max_model_len: prompt and answer together, in tokens; None for the most that the model and
     the memory allow. kv_cache_bytes: None to measure. max_num_seqs: rows of a step at most.
     max_num_batched_tokens: tokens of a step at most. feature_cache_bytes: for picture features.
-    compile: on a CPU, run the small pieces through torch.compile, which needs a C++ compiler and
-    half a minute at the first start; auto: for models large enough to gain from it.
+    kernels: how a CPU runs the pieces of a step. native: our own code for AVX-512, built in
+    seconds; compiled: torch.compile, half a minute at the first start; eager: neither, and no C++
+    compiler needed. auto: native where it can be, else compiled for a model large enough to gain
+    from it, else eager.
     max_crops: of pictures, encoded in a step. The limits while others decode keep their tokens
     coming; None: 64 tokens and 1 crop on a CPU, 512 tokens and 17 crops on a GPU.
     """
@@ -31,7 +33,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 2048
     feature_cache_bytes: int = 512 << 20
     prefix_cache: bool = True
-    compile: CompileMode = "auto"
+    kernels: KernelsName = "auto"
     max_crops: int = 34
     max_prefill_tokens_while_decoding: int | None = None
     max_crops_while_decoding: int | None = None

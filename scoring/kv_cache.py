@@ -1,5 +1,9 @@
 """The tensors behind the blocks, and how many blocks there is memory for."""
 
+import contextlib
+import math
+import mmap
+
 import psutil
 import torch
 from torch import Tensor
@@ -29,7 +33,7 @@ class KVCache:
     ) -> None:
         text = config.text
         shape = (text.num_layers, 2, num_blocks * block_size, text.num_heads, text.head_dim)
-        self.data = torch.empty(shape, dtype=dtype, device=device)
+        self.data = _empty(shape, dtype, device)
         self._layers = [(layer[0], layer[1]) for layer in self.data]
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -37,6 +41,17 @@ class KVCache:
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """One layer's keys and values, each (num_slots, heads, head_dim)."""
         return self._layers[index]
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """torch.empty; on Linux in large pages, as a step touches a little of every layer's part and
+    would miss the processor's page tables at each."""
+    if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -111,16 +110,12 @@ def _checkpoint(settings: Settings) -> Path:
 
 
 def _demo_checkpoint() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = cache / "phi3v-server" / "demo-random-2"
-    if (directory / "config.json").exists():
-        return directory
-    from scoring.random_checkpoint import write_demo_checkpoint  # imports torch
+    from scoring.cache_directory import cache_directory
 
-    try:
-        write_demo_checkpoint(directory)
-    except OSError:  # no home to write to
-        directory = Path(tempfile.mkdtemp(prefix="phi3v-")) / "demo-random-2"
+    directory = cache_directory() / "demo-random-2"
+    if not (directory / "config.json").exists():
+        from scoring.random_checkpoint import write_demo_checkpoint  # imports torch
+
         write_demo_checkpoint(directory)
     return directory
 

@@ -1,12 +1,14 @@
 """Attention over the paged cache, behind one small interface.
 
 A backend plans once per step and then, layer by layer, writes the step's keys and values and
-attends. `sdpa` runs anywhere and is the reference; `flash_attn` needs CUDA and its package.
+attends. `sdpa` runs anywhere and is the reference; `cpu` needs a processor with AVX-512, `compiled`
+a C++ compiler; `flash_attn` needs CUDA and its package.
 """
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import FlatBatch
-from .kernels import EAGER, Kernels
+from .kernels import EAGER, Kernels, compiled_kernels
+from .native_kernels import NativeKernels
 
 
 class AttentionBackend(Protocol):
@@ -121,21 +124,76 @@ class SdpaBackend:
         return blocks.long() * self.block_size + positions % self.block_size
 
 
-class CpuBackend(SdpaBackend):
-    """SdpaBackend whose decodes run through the compiled paged kernel, which copies no keys: on a
-    CPU, and in bfloat16 above all, SDPA is slow for a single query."""
+def paged_decode(
+    query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, mask: Tensor
+) -> Tensor:
+    """Attention of one token per row, read straight from the cache. Worth it only compiled: then
+    no gathered copy of the keys is made.
 
-    name = "cpu"
+    query: (S, heads, head_dim). keys, values: (num_slots, heads, head_dim). slots, mask: (S, L),
+    where masked slots must still be readable. → (S, heads, head_dim).
+    """
+    scale = query.shape[-1] ** -0.5
+    scores = (query[:, None].float() * keys[slots].float()).sum(-1) * scale  # (S, L, heads)
+    weights = scores.masked_fill(~mask[:, :, None], float("-inf")).softmax(dim=1)
+    output: Tensor = (weights[..., None] * values[slots].float()).sum(1)
+    return output.to(query.dtype)
 
-    def __init__(self, kernels: Kernels, block_size: int = 16) -> None:
+
+class CompiledBackend(SdpaBackend):
+    """SdpaBackend whose decodes run through paged_decode, which copies no keys: on a CPU, and in
+    bfloat16 above all, SDPA is slow for a single query."""
+
+    name = "compiled"
+
+    def __init__(self, decode: Callable[..., Tensor] | None = None, block_size: int = 16) -> None:
+        """decode: paged_decode; None for it through torch.compile."""
         super().__init__(block_size)
-        self._kernels = kernels
+        self._paged_decode = decode or torch.compile(paged_decode, dynamic=True)
 
     def _decode(
         self, query: Tensor, keys: Tensor, values: Tensor, metadata: _SdpaMetadata
     ) -> Tensor:
         slots, mask = metadata.decode_slots, metadata.decode_mask
-        return self._kernels.paged_decode(query, keys, values, slots, mask)
+        return self._paged_decode(query, keys, values, slots, mask)
+
+
+@dataclass(frozen=True)
+class _CpuMetadata:
+    """int32: block_tables (S, B), query_starts (S + 1,), context_lens (S,)."""
+
+    block_tables: Tensor
+    query_starts: Tensor
+    context_lens: Tensor
+
+
+class CpuBackend:
+    """The native kernel, which reads the cache through block tables, prompts and decodes alike."""
+
+    name = "cpu"
+
+    def __init__(self, native: NativeKernels, block_size: int = 16) -> None:
+        self.block_size = block_size
+        self._native = native
+
+    def plan(self, batch: FlatBatch) -> _CpuMetadata:
+        starts = [0, *accumulate(batch.query_lens)]
+        return _CpuMetadata(
+            batch.block_tables,
+            torch.tensor(starts, dtype=torch.int32),
+            torch.tensor(batch.context_lens, dtype=torch.int32),
+        )
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, metadata: _CpuMetadata) -> Tensor:
+        return self._native.attend(
+            query,
+            keys,
+            values,
+            metadata.block_tables,
+            metadata.query_starts,
+            metadata.context_lens,
+            self.block_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -195,13 +253,22 @@ class FlashAttnBackend:
 
 
 def choose_backend(
-    device: torch.device, dtype: torch.dtype, kernels: Kernels
-) -> tuple[AttentionBackend, str]:
-    """The fastest backend that this device, dtype and installation can run, and why it was it."""
+    device: torch.device, dtype: torch.dtype, native: NativeKernels | None, *, compiles: bool
+) -> tuple[AttentionBackend, Kernels, str]:
+    """The fastest backend that this device, dtype and installation can run, the kernels that go
+    with it, and why it was it. compiles: whether torch.compile may be used on a CPU."""
     if device.type != "cuda":
-        if kernels is EAGER:
-            return SdpaBackend(), "no CUDA device, no compiled kernels"
-        return CpuBackend(kernels), "no CUDA device"
+        if native is not None:
+            cpu = CpuBackend(native)
+            return cpu, native.kernels(cpu.block_size), "no CUDA device"
+        if compiles:
+            return CompiledBackend(), compiled_kernels(), "no CUDA device"
+        return SdpaBackend(), EAGER, "no CUDA device, no compiled kernels"
+    backend, why = _cuda_backend(device, dtype)
+    return backend, EAGER, why
+
+
+def _cuda_backend(device: torch.device, dtype: torch.dtype) -> tuple[AttentionBackend, str]:
     if dtype not in (torch.bfloat16, torch.float16):
         return SdpaBackend(), f"flash-attn has no {dtype} kernels"
     if torch.cuda.get_device_capability(device) < (8, 0):

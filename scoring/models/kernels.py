@@ -1,7 +1,7 @@
 """The small memory-bound pieces of a step, each one function over plain tensors.
 
-Written once; run as they stand, or compiled by torch.compile, which fuses each into one pass over
-memory. The matrix products between them are left to the vendor's libraries.
+Run as they stand, or compiled by torch.compile, which fuses each into one pass over memory;
+native_kernels.py has the same ones by hand, for processors with AVX-512.
 """
 
 from collections.abc import Callable
@@ -51,42 +51,26 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return up * F.silu(gate)
 
 
-def paged_decode(
-    query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, mask: Tensor
-) -> Tensor:
-    """Attention of one token per row, read straight from the cache. Worth it only compiled: then
-    no gathered copy of the keys is made.
-
-    query: (S, heads, head_dim). keys, values: (num_slots, heads, head_dim). slots, mask: (S, L),
-    where masked slots must still be readable. → (S, heads, head_dim).
-    """
-    scale = query.shape[-1] ** -0.5
-    scores = (query[:, None].float() * keys[slots].float()).sum(-1) * scale  # (S, L, heads)
-    weights = scores.masked_fill(~mask[:, :, None], float("-inf")).softmax(dim=1)
-    output: Tensor = (weights[..., None] * values[slots].float()).sum(1)
-    return output.to(query.dtype)
-
-
 @dataclass(frozen=True)
 class Kernels:
-    """One way to run the pieces: eager or compiled."""
+    """One way to run the pieces, and its name."""
 
+    name: str
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     rotate_and_write: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     swiglu: Callable[[Tensor], Tensor]
-    paged_decode: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-EAGER = Kernels(rms_norm, add_rms_norm, rotate_and_write, swiglu, paged_decode)
+EAGER = Kernels("eager", rms_norm, add_rms_norm, rotate_and_write, swiglu)
 
 
 def compiled_kernels() -> Kernels:
     """The same pieces through torch.compile. The first calls take seconds: warm up before use."""
     return Kernels(
+        "compiled",
         torch.compile(rms_norm, dynamic=True),
         torch.compile(add_rms_norm, dynamic=True),
         torch.compile(rotate_and_write, dynamic=True),
         torch.compile(swiglu, dynamic=True),
-        torch.compile(paged_decode, dynamic=True),
     )

@@ -238,7 +238,7 @@ def test_without_any_weights_the_demo_is_served_and_says_so(tmp_path: Path) -> N
     with listening_server(tmp_path / "log", None, variables=variables) as server:
         assert server.get("/info").json()["model_name"] == "phi3v-demo"
         assert "noise" in server.log
-    (demo,) = (tmp_path / "cache" / "phi3v-server").iterdir()
+    (demo,) = (tmp_path / "cache" / "phi3v-server").glob("demo-*")
     written = {file: file.stat().st_mtime_ns for file in demo.iterdir()}
     with listening_server(tmp_path / "log2", None, variables=variables):
         assert {file: file.stat().st_mtime_ns for file in demo.iterdir()} == written

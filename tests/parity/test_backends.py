@@ -10,23 +10,42 @@ from scoring.engine import Engine, assemble, build_engine
 from scoring.engine_config import EngineConfig
 from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner
-from scoring.models.attention import AttentionBackend, CpuBackend, SdpaBackend
-from scoring.models.kernels import EAGER
+from scoring.models.attention import (
+    AttentionBackend,
+    CompiledBackend,
+    CpuBackend,
+    SdpaBackend,
+    paged_decode,
+)
+from scoring.models.kernels import EAGER, Kernels
+from scoring.models.native_kernels import load_native
 
 from .test_generation import generate, some_runs
 
-BACKENDS = {"sdpa": SdpaBackend, "cpu": lambda block_size: CpuBackend(EAGER, block_size)}
 # Both rope regimes, a picture and short texts; sixteen rows, or one after the other.
 NAMES = ("cross_4096", "image_square", *["text_user"] * 14)
 CHUNKS = {"one block": None, "whole": 8192}
 
 
-def engine(model, config, attention: AttentionBackend, chunk: int, prefix_cache: bool) -> Engine:
+def backend(config, name: str, block_size: int) -> tuple[AttentionBackend, Kernels]:
+    if name == "sdpa":
+        return SdpaBackend(block_size), EAGER
+    if name == "compiled":  # the same arithmetic; what torch.compile makes of it: test_kernels
+        return CompiledBackend(paged_decode, block_size), EAGER
+    native, why = load_native(torch.float32, config.text)
+    if native is None:
+        pytest.skip(why)
+    return CpuBackend(native, block_size), native.kernels(block_size)
+
+
+def engine(
+    model, config, attention: AttentionBackend, kernels: Kernels, chunk: int, prefix_cache: bool
+) -> Engine:
     block_size = attention.block_size
     num_blocks = 16 * 1024 // block_size
     cache = KVCache(config, num_blocks, block_size, torch.float32, torch.device("cpu"))
     cache.data.fill_(torch.nan)
-    runner = ModelRunner(model, cache, attention, feature_cache_bytes=4 << 20)
+    runner = ModelRunner(model, cache, attention, feature_cache_bytes=4 << 20, kernels=kernels)
     engine_config = EngineConfig(
         Path("not", "read"),
         max_num_seqs=16,
@@ -38,21 +57,22 @@ def engine(model, config, attention: AttentionBackend, chunk: int, prefix_cache:
 
 
 @pytest.mark.parametrize(
-    ("backend", "block_size", "chunk", "together", "prefix_cache"),
+    ("name", "block_size", "chunk", "together", "prefix_cache"),
     [
         combination
         for number, combination in enumerate(
-            product(BACKENDS, (16, 64, 256), CHUNKS, (True, False), (True, False))
+            product(("sdpa", "cpu"), (16, 64, 256), CHUNKS, (True, False), (True, False))
         )
         # One block of 16 is 256 steps for the long prompt: once for each backend is enough.
         if combination[1:3] != (16, "one block") or number % 4 == 0
-    ],
+    ]
+    + [("compiled", 16, "whole", True, True), ("compiled", 256, "one block", False, False)],
 )
 def test_any_arrangement_gives_the_published_tokens(
-    golden, model, config, backend, block_size, chunk, together, prefix_cache
+    golden, model, config, name, block_size, chunk, together, prefix_cache
 ):
-    attention = BACKENDS[backend](block_size)
-    e = engine(model, config, attention, CHUNKS[chunk] or block_size, prefix_cache)
+    attention, kernels = backend(config, name, block_size)
+    e = engine(model, config, attention, kernels, CHUNKS[chunk] or block_size, prefix_cache)
 
     if together:
         sequences, expected = some_runs(golden, NAMES)
@@ -63,12 +83,11 @@ def test_any_arrangement_gives_the_published_tokens(
             assert generate(e, sequences) == expected
 
 
-# torch's compiler imports a part of torch that torch itself calls deprecated.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
-def test_the_compiled_engine_gives_the_published_tokens(golden, tiny):
-    """Packed weights and compiled kernels, warmed up by sequences that leave nothing behind."""
+def test_the_native_engine_gives_the_published_tokens(golden, tiny, config):
+    """Packed weights and native kernels, warmed up by sequences that leave nothing behind."""
+    backend(config, "cpu", 16)
     e = build_engine(
-        EngineConfig(tiny, device="cpu", dtype="float32", compile="on", kv_cache_bytes=64 << 20),
+        EngineConfig(tiny, device="cpu", dtype="float32", kv_cache_bytes=64 << 20),
         lambda done, total: None,
     )
     stats = e.stats()

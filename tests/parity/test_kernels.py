@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from scoring.engine import build_engine
 from scoring.engine_config import EngineConfig
+from scoring.models.attention import paged_decode
 from scoring.models.kernels import EAGER, Kernels, compiled_kernels
-from scoring.models.packed_linear import PackedLinear, pack_linears
+from scoring.models.native_kernels import load_native
+from scoring.models.packed_linear import NativeLinear, OneDnnLinear, pack_linears
 from scoring.weights import load_model
 
 from .golden import RUNS
@@ -29,20 +31,22 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-@pytest.fixture(scope="module", params=["eager", "compiled"])
-def kernels(request) -> Kernels:
+@pytest.fixture(scope="module", params=["eager", "compiled", "native"])
+def kernels(request, config) -> Kernels:
     if request.param == "eager":
         return EAGER
+    if request.param == "native":
+        native, why = load_native(torch.float32, config.text)
+        return native.kernels(16) if native else pytest.skip(why)
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs g++ on a CPU")
     return compiled_kernels()
 
 
-def test_every_kernel_is_compiled():
-    compiled = compiled_kernels()
-
+def test_every_kernel_is_replaced(kernels):
     for field in fields(Kernels):
-        assert getattr(compiled, field.name) is not getattr(EAGER, field.name)
+        same = getattr(kernels, field.name) is getattr(EAGER, field.name)
+        assert same == (kernels is EAGER)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 5])
@@ -98,6 +102,8 @@ def test_keys_are_rotated_and_values_are_not_and_both_land_in_their_slots(kernel
 
     plain = qkv.view(num_tokens, 3, HEADS, HEAD_DIM)
     torch.testing.assert_close(query, rotated(plain[:, 0]))
+    if kernels.name == "native":  # where they land, only its attention knows: test_native_kernels
+        return
     torch.testing.assert_close(keys[slots], rotated(plain[:, 1]))
     torch.testing.assert_close(values[slots], plain[:, 2])
     untouched = [slot for slot in range(NUM_SLOTS) if slot not in slots.tolist()]
@@ -105,11 +111,20 @@ def test_keys_are_rotated_and_values_are_not_and_both_land_in_their_slots(kernel
     assert values[untouched].isnan().all()
 
 
+@pytest.fixture(scope="module", params=["eager", "compiled"])
+def decode(request):
+    if request.param == "eager":
+        return paged_decode
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs g++ on a CPU")
+    return torch.compile(paged_decode, dynamic=True)
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)], ids=["f32", "bf16"]
 )
 @pytest.mark.parametrize("lengths", [[1], [7], [5, 1, 9]], ids=str)
-def test_decoding_from_the_cache_is_plain_attention(kernels, lengths, dtype, tolerance):
+def test_decoding_from_the_cache_is_plain_attention(decode, lengths, dtype, tolerance):
     """Each row over its own scattered slots; the other slots were never written."""
     query = random(len(lengths), HEADS, HEAD_DIM, dtype=dtype)
     keys, values = (random(NUM_SLOTS, HEADS, HEAD_DIM, seed=s, dtype=dtype) for s in (1, 2))
@@ -120,7 +135,7 @@ def test_decoding_from_the_cache_is_plain_attention(kernels, lengths, dtype, tol
     slots = torch.stack([F.pad(row, (0, longest - len(row)), value=int(row[0])) for row in own])
     mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
 
-    attended = kernels.paged_decode(query, keys, values, slots, mask)
+    attended = decode(query, keys, values, slots, mask)
 
     assert attended.dtype is dtype
     for row, row_slots in enumerate(own):
@@ -130,24 +145,38 @@ def test_decoding_from_the_cache_is_plain_attention(kernels, lengths, dtype, tol
         torch.testing.assert_close(attended[row].double(), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("num_rows", [1, 3, 16, 200])
-def test_a_packed_linear_layer_is_the_layer(bias, num_rows):
-    linear = nn.Linear(192, 300, bias=bias)
+@pytest.mark.parametrize("kind", ["onednn", "native"])
+def test_a_packed_linear_layer_is_the_layer(config, kind, num_rows, bias, dtype):
+    linear = nn.Linear(192, 300, bias=bias, dtype=dtype)
+    x = random(2, num_rows, 192, dtype=dtype)
+    native, why = load_native(dtype, config.text)
+    if kind == "native" and native is None:
+        pytest.skip(why)
 
     with torch.inference_mode():
-        packed = PackedLinear(linear)
+        packed = OneDnnLinear(linear) if kind == "onednn" else NativeLinear(linear, native)
 
-        torch.testing.assert_close(packed(random(num_rows, 192)), linear(random(num_rows, 192)))
-        batched = random(2, num_rows, 192)
-        torch.testing.assert_close(packed(batched), linear(batched))
+        expected = linear(x)
+        tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+        torch.testing.assert_close(packed(x), expected, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(packed(x[0]), expected[0], atol=tolerance, rtol=tolerance)
+        # As the vision tower may give them: not contiguous.
+        turned = x.transpose(0, 1)
+        torch.testing.assert_close(packed(turned), packed(x).transpose(0, 1))
 
 
+@pytest.mark.parametrize("kind", ["onednn", "native"])
 @pytest.mark.parametrize("case", ["text_user", "image_strip"])
-def test_the_packed_model_has_the_published_logits(case, golden, tiny, config):
+def test_the_packed_model_has_the_published_logits(case, kind, golden, tiny, config):
     device = torch.device("cpu")
     model = load_model(tiny, config, device, torch.float32, lambda done, total: None)
-    pack_linears(model)
+    native, why = load_native(torch.float32, config.text) if kind == "native" else (None, "")
+    if kind == "native" and native is None:
+        pytest.skip(why)
+    pack_linears(model, native)
     assert not [m for m in model.modules() if isinstance(m, nn.Linear)]
     arrays = golden.arrays(case)
 
@@ -167,7 +196,7 @@ def test_the_compiled_engine_gives_the_published_tokens(golden, tiny):
             dtype="float32",
             kv_cache_bytes=32 << 20,
             max_num_batched_tokens=512,
-            compile="on",
+            kernels="compiled",
         ),
         lambda done, total: None,
     )
