@@ -3,9 +3,9 @@
     python -m benchmark.engine [--only throughput,decode,…] [--rounds 3] [--threads 2] [--json FILE]
 
 Builds the mid-sized checkpoint and its text twin once, then, in one process and in turns, times
-our engine (bfloat16, the fastest kernels there are here) beside transformers' generate() one by one, on a padded
-batch, and its continuous batching. Every number is the median over the rounds, with the lowest and
-the highest. Ratios are taken within a round. Sections:
+our engine (bfloat16, the fastest kernels that run here) beside transformers' generate() one by
+one, on a padded batch, and its continuous batching. Every number is the median over the rounds,
+with the lowest and the highest. Ratios are taken within a round. Sections:
 
     throughput  tokens per second of the four systems on three workloads
     agreement   float32: our tokens equal generate()'s
