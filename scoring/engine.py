@@ -262,13 +262,14 @@ def _plan_cache(
     dtype: torch.dtype,
 ) -> tuple[int, int]:
     """How many blocks there is memory for, and the longest sequence that may be asked of them."""
-    block_bytes = attention.block_size * bytes_per_token(model_config, dtype)
+    token_bytes = bytes_per_token(model_config, dtype)
+    block_bytes = attention.block_size * token_bytes
     available = config.kv_cache_bytes
     if available is None:
-        available = cache_bytes(
-            activation_bytes(model_config, config.max_num_batched_tokens, config.max_crops, dtype),
-            device,
+        activations = activation_bytes(
+            model_config, config.max_num_batched_tokens, config.max_crops, dtype
         )
+        available = cache_bytes(activations, token_bytes, device)
     context = model_config.text.max_position_embeddings
     blocks_wanted = config.max_num_seqs * -(-context // attention.block_size)
     num_blocks = min(available // block_bytes, blocks_wanted)

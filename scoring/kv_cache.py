@@ -10,8 +10,9 @@ from torch import Tensor
 
 from model_config import ModelConfig
 
-# On a CPU memory is only taken as blocks are first used, so a generous cap does no harm.
-_CPU_FRACTION, _CPU_CAP_BYTES = 0.4, 4 << 30
+# On a CPU the cache shares the memory with everything else. A small model needs no more than one
+# longest context's worth, or 32 users' with 4,096 tokens each.
+_CPU_FRACTION, _CPU_CAP_BYTES, _CPU_CAP_TOKENS = 0.4, 4 << 30, 1 << 17
 # Of a GPU's memory, what the process may use in all; the rest is for the driver and fragmentation.
 _GPU_FRACTION = 0.9
 
@@ -19,8 +20,7 @@ _GPU_FRACTION = 0.9
 class KVCache:
     """Keys and values of all layers, by slot: slot = block * block_size + offset.
 
-    data: (layers, 2, num_slots, heads, head_dim). Nothing is initialised,
-    so readers must not touch slots that were never written.
+    data: (layers, 2, num_slots, heads, head_dim).
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class KVCache:
     ) -> None:
         text = config.text
         shape = (text.num_layers, 2, num_blocks * block_size, text.num_heads, text.head_dim)
-        self.data = _empty(shape, dtype, device)
+        self.data = _zeros(shape, dtype, device)
         self._layers = [(layer[0], layer[1]) for layer in self.data]
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -43,15 +43,17 @@ class KVCache:
         return self._layers[index]
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """torch.empty; on Linux in large pages, as a step touches a little of every layer's part and
-    would miss the processor's page tables at each."""
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """torch.zeros, and all memory taken now: taken at first use it would cost a prompt's tokens a
+    quarter of their time. On Linux in large pages, as a step touches a little of every layer's
+    part and would miss the processor's page tables at each."""
+    num_bytes = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+        return torch.empty(shape, dtype=dtype, device=device).zero_()
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return torch.frombuffer(memory, dtype=dtype).view(shape).zero_()
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -72,10 +74,11 @@ def activation_bytes(
     return decoder + tower
 
 
-def cache_bytes(activations: int, device: torch.device) -> int:
+def cache_bytes(activations: int, token_bytes: int, device: torch.device) -> int:
     """The memory to spend on the cache: measured free memory, less the activations of a step."""
     if device.type != "cuda":
-        return min(int(psutil.virtual_memory().available * _CPU_FRACTION), _CPU_CAP_BYTES)
+        free = int(psutil.virtual_memory().available * _CPU_FRACTION)
+        return min(free, _CPU_CAP_BYTES, _CPU_CAP_TOKENS * token_bytes)
     free, total = torch.cuda.mem_get_info(device)
     spendable = free - int((1 - _GPU_FRACTION) * total)
     return spendable - activations
