@@ -17,7 +17,8 @@ class FlatBatch:
     for the short rope factors, 1 for the long ones. slot_mapping: where in the cache, counted in
     tokens, a token's key goes. block_tables: (S, B) int32, short rows padded with 0.
     query_lens, context_lens: per row, the tokens of this step and the tokens in the cache once
-    this step's are written. last_tokens: indices in 0 … T of the rows that emit.
+    this step's are written. emitting: the rows that emit; last_tokens: their newest tokens'
+    indices in 0 … T.
     """
 
     input_ids: Tensor
@@ -27,6 +28,7 @@ class FlatBatch:
     block_tables: Tensor
     query_lens: list[int]
     context_lens: list[int]
+    emitting: list[int]
     last_tokens: Tensor
 
     @property
@@ -34,6 +36,20 @@ class FlatBatch:
         """How many rows at the front have a single token."""
         longer = (row for row, length in enumerate(self.query_lens) if length > 1)
         return next(longer, len(self.query_lens))
+
+    def of_last_tokens(self) -> "FlatBatch":
+        """The rows that emit with their newest token alone."""
+        return FlatBatch(
+            input_ids=self.input_ids[self.last_tokens],
+            positions=self.positions[self.last_tokens],
+            regimes=self.regimes[self.last_tokens],
+            slot_mapping=self.slot_mapping[self.last_tokens],
+            block_tables=self.block_tables[self.emitting],
+            query_lens=[1] * len(self.emitting),
+            context_lens=[self.context_lens[row] for row in self.emitting],
+            emitting=list(range(len(self.emitting))),
+            last_tokens=torch.arange(len(self.emitting), device=self.last_tokens.device),
+        )
 
 
 def to_flat_batch(rows: Items[ScheduledRow], block_size: int, device: torch.device) -> FlatBatch:
@@ -70,5 +86,6 @@ def to_flat_batch(rows: Items[ScheduledRow], block_size: int, device: torch.devi
         block_tables=to_device(tables, torch.int32),
         query_lens=[row.num_tokens for row in rows],
         context_lens=[row.end for row in rows],
+        emitting=[index for index, row in enumerate(rows) if row.emits],
         last_tokens=to_device(last_tokens),
     )

@@ -83,11 +83,13 @@ class ModelRunner:
         batch = to_flat_batch(rows_with_tokens, self._cache.block_size, self._device)
         embeddings = self._model.embed(batch.input_ids)
         self._place_features(embeddings, rows_with_tokens)
-        hidden = self._model(embeddings, batch, self._cache, self._attention, self._kernels)
+        hidden = self._model(
+            embeddings, batch, self._cache, self._attention, self._kernels, last_only=True
+        )
         emitting = [row.sequence for row in rows if row.emits]
         if not emitting:
             return [None] * len(rows)
-        tokens = iter(sample(self._model.logits(hidden[batch.last_tokens]), emitting))
+        tokens = iter(sample(self._model.logits(hidden), emitting))
         return [next(tokens) if row.emits else None for row in rows]
 
     def release_memory(self) -> None:

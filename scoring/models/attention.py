@@ -229,14 +229,16 @@ class FlashAttnBackend:
         return _FlashMetadata(
             running_sum(batch.query_lens),
             running_sum(batch.context_lens),
-            max(batch.query_lens),
-            max(batch.context_lens),
+            max(batch.query_lens, default=0),
+            max(batch.context_lens, default=0),
             batch.block_tables,
         )
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, metadata: _FlashMetadata
     ) -> Tensor:
+        if not len(query):  # of a step's last layer, when no row emits
+            return query
         paged = (-1, self.block_size, *keys.shape[1:])
         output: Tensor = self._varlen(
             query,

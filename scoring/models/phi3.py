@@ -3,6 +3,7 @@
 Attribute names are the checkpoint's, so that weights load by name. No biases anywhere.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,12 +61,17 @@ class Phi3Attention(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, step: "DecoderStep", layer: int) -> Tensor:
+    def forward(
+        self, hidden: Tensor, step: "DecoderStep", layer: int, last: "LastTokens | None"
+    ) -> Tensor:
         keys, values = step.cache.layer(layer)
         query = step.kernels.rotate_and_write(
             self.qkv_proj(hidden), *step.cos_sin, keys, values, step.batch.slot_mapping
         )
-        attended = step.attention.attend(query, keys, values, step.metadata)
+        metadata = step.metadata
+        if last is not None:
+            query, metadata = query[last.indices], last.metadata
+        attended = step.attention.attend(query, keys, values, metadata)
         output: Tensor = self.o_proj(attended.flatten(1))
         return output
 
@@ -94,14 +100,30 @@ class Phi3DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, hidden: Tensor, residual: Tensor | None, step: "DecoderStep", layer: int
+        self,
+        hidden: Tensor,
+        residual: Tensor | None,
+        step: "DecoderStep",
+        layer: int,
+        last: "LastTokens | None" = None,
     ) -> tuple[Tensor, Tensor]:
         """hidden: what the layer before added last; residual: the sum up to there, None at the
-        first layer. Returns the same pair, so that each sum is made where it is normed."""
+        first layer. Returns the same pair, so that each sum is made where it is normed. last: go on
+        with these tokens alone; all tokens' keys and values are written."""
         hidden, residual = step.norm(self.input_layernorm, hidden, residual)
-        hidden = self.self_attn(hidden, step, layer)
+        hidden = self.self_attn(hidden, step, layer, last)
+        if last is not None:
+            residual = residual[last.indices]
         hidden, residual = step.norm(self.post_attention_layernorm, hidden, residual)
         return self.mlp(hidden, step), residual
+
+
+@dataclass(frozen=True)
+class LastTokens:
+    """Of the rows that emit: the newest tokens' indices, and the attention's plan for them alone."""
+
+    indices: Tensor
+    metadata: Any
 
 
 class DecoderStep:
@@ -121,6 +143,9 @@ class DecoderStep:
         self.cos_sin = cos_sin
         self.kernels = kernels
         self.metadata: Any = attention.plan(batch)
+
+    def last_tokens(self) -> LastTokens:
+        return LastTokens(self.batch.last_tokens, self.attention.plan(self.batch.of_last_tokens()))
 
     def norm(self, norm: RMSNorm, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add, then norm. → the normed sum and the sum."""

@@ -174,13 +174,22 @@ class Phi3VisionForCausalLM(nn.Module):
         cache: KVCache,
         attention: AttentionBackend,
         kernels: Kernels = EAGER,
+        *,
+        last_only: bool = False,
     ) -> Tensor:
-        """Run the decoder; keys and values land in the cache. (T, hidden) → (T, hidden)."""
+        """Run the decoder; keys and values land in the cache. (T, hidden) → (T, hidden).
+
+        last_only: → (rows that emit, hidden), and the last layer's MLP runs for these alone.
+        """
         cos_sin = self.rope.cos_sin(batch.positions, batch.regimes, embeddings.dtype)
         step = DecoderStep(batch, cache, attention, cos_sin, kernels)
         hidden, residual = embeddings, None
-        for index, layer in enumerate(self.model.layers):
+        *layers, final = self.model.layers
+        for index, layer in enumerate(layers):
             hidden, residual = layer(hidden, residual, step, index)
+        is_narrowed = last_only and len(batch.last_tokens) < len(batch.input_ids)
+        last = step.last_tokens() if is_narrowed else None
+        hidden, residual = final(hidden, residual, step, len(layers), last)
         return step.norm(self.model.norm, hidden, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:

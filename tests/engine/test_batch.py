@@ -48,6 +48,24 @@ def test_every_row_that_reaches_its_end_emits():
     assert batch.num_decodes == 1  # d lies behind longer rows
 
 
+def test_of_last_tokens_keeps_the_rows_that_emit_with_one_token_each():
+    rows = [
+        ScheduledRow(with_blocks(make_sequence("a", [1, 2, 3]), 4), 0, 2),  # does not reach its end
+        ScheduledRow(with_blocks(make_sequence("b", [3, 4, 5]), 1, long_rope=True), 1, 2),
+        ScheduledRow(with_blocks(make_sequence("c", [6]), 2), 0, 1),
+    ]
+
+    last = to_flat_batch(rows, 4, CPU).of_last_tokens()
+
+    assert last.input_ids.tolist() == [5, 6]
+    assert last.positions.tolist() == [2, 0]
+    assert last.regimes.tolist() == [1, 0]
+    assert last.slot_mapping.tolist() == [6, 8]
+    assert last.block_tables.tolist() == [[1], [2]]
+    assert (last.query_lens, last.context_lens) == ([1, 1], [3, 1])
+    assert (last.emitting, last.last_tokens.tolist()) == ([0, 1], [0, 1])
+
+
 def test_only_rows_of_one_token_are_all_decodes():
     rows = [ScheduledRow(with_blocks(make_sequence(n, [1]), 0), 0, 1) for n in "ab"]
 

@@ -66,6 +66,7 @@ class Cache:
             block_tables=torch.tensor([t + [0] * (width - len(t)) for t in tables]).int(),
             query_lens=[len(query) for query in queries],
             context_lens=lengths,
+            emitting=[],
             last_tokens=nothing,
         )
         backend = CpuBackend(self.native, self.block_size)
