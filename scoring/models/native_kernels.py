@@ -1,4 +1,4 @@
-"""native_kernels.cpp: built with g++ where it is first needed, called through ctypes.
+"""native/kernels.cpp: built with g++ where it is first needed, called through ctypes.
 
 A decoder step on a CPU is a few hundred calls of a few microseconds: what counts is that each
 reads its weights at the memory's speed and costs nothing on the way in. The interpreter's lock is
@@ -25,7 +25,7 @@ from .kernels import EAGER, Kernels
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
+_SOURCES = Path(__file__).parent / "native"
 _CPU_FEATURES = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "fma3")
 _FLAGS = (
     *("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-w"),
@@ -166,7 +166,8 @@ def _library() -> ctypes.CDLL | None:
     if compiler is None:
         logger.warning("no C++ compiler (g++): the model runs slower than it could")
         return None
-    key = hashlib.sha256(_SOURCE.read_bytes() + " ".join(_FLAGS).encode()).hexdigest()[:16]
+    sources = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()))
+    key = hashlib.sha256(sources + " ".join(_FLAGS).encode()).hexdigest()[:16]
     path = cache_directory() / f"native-kernels-{key}.so"
     try:
         if not path.exists():
@@ -181,7 +182,7 @@ def _build(compiler: str, path: Path) -> None:
     """Built aside and moved: another process may want the same one now."""
     with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         built = Path(aside) / path.name
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(built)]
+        command = [compiler, *_FLAGS, str(_SOURCES / "kernels.cpp"), "-o", str(built)]
         subprocess.run(command, check=True, capture_output=True, timeout=_BUILD_TIMEOUT_S)
         os.replace(built, path)
 

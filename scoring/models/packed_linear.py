@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # Rows that oneDNN's layout is chosen for; measured good from 1 to 2,048 rows (None was not, at 1
 # to 8).
 _ROWS_HINT = 16
-_PANEL = 32  # outputs that native_kernels.cpp computes together
+_PANEL = 32  # outputs that native/linear.h computes together
 
 
 class NativeLinear(nn.Module):
