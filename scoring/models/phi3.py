@@ -120,7 +120,7 @@ class Phi3DecoderLayer(nn.Module):
 
 @dataclass(frozen=True)
 class LastTokens:
-    """Of the rows that emit: the newest tokens' indices, and the attention's plan for them alone."""
+    """Of the rows that emit: the newest tokens' indices, and the attention's plan for these."""
 
     indices: Tensor
     metadata: Any
