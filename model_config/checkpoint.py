@@ -79,6 +79,10 @@ class VisionConfig:
     image_std: tuple[float, ...]
 
     @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
     def tokens_per_side(self) -> int:
         """Image tokens along one side of a crop, after the 2×2 merge of patches."""
         return self.crop_size // self.patch_size // 2

@@ -12,12 +12,13 @@ import torch
 from model_config import ModelConfig, from_checkpoint
 
 from .block_manager import BlockManager
+from .encoder_progress import CROP_PARTS
 from .engine_config import EngineConfig, EngineLimits, EngineStats
 from .errors import CheckpointError, ContextLengthError, InvalidSequenceError
 from .kv_cache import KVCache, activation_bytes, bytes_per_token, cache_bytes
 from .model_runner import ModelRunner
 from .models.attention import AttentionBackend, choose_backend
-from .models.native_kernels import NativeKernels, load_native
+from .models.native_kernels import NativeKernels, fits_heads, load_native
 from .models.packed_linear import pack_linears
 from .models.phi3_vision import Phi3VisionForCausalLM
 from .scheduler import SampledToken, ScheduledRow, Scheduler
@@ -27,7 +28,7 @@ from .weights import Progress, load_model
 logger = logging.getLogger(__name__)
 
 # Prompt tokens and crops in a step that others wait for.
-_WHILE_DECODING = {"cpu": (64, 1), "cuda": (512, 17)}
+_WHILE_DECODING = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
 _LARGE_MODEL_BYTES = 256 << 20
 
 
@@ -181,6 +182,8 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     native = _native(config, model_config, device, dtype)
     if device.type == "cpu":
         pack_linears(model, native)
+        if native is not None and fits_heads(model_config.vision.head_dim):
+            model.tower.use_native_attention(native)
     compiles = config.kernels == "compiled" or (config.kernels == "auto" and _is_worth_it(model))
     attention, kernels, why = choose_backend(device, dtype, native, compiles=compiles)
     num_blocks, max_model_len = _plan_cache(config, model_config, attention, device, dtype)

@@ -3,10 +3,10 @@
 One step is one flat batch under a token budget: first every running sequence whose next token is
 wanted (a decode, one token), then prompts, in the order of their arrival, in chunks that fit what
 is left of the budget. While somebody decodes, that is little, so that no answer stutters because
-another user's prompt is long. Pictures have a budget of their own, in crops: a prompt waits at its
-picture's slots until all crops are encoded. When blocks run out, the newest running sequence gives
-its own back and is computed again later; nothing is lost but time. A sequence that outgrows the
-short rope regime gives its blocks back too: all its keys must be rotated anew.
+another user's prompt is long. Pictures have a budget of their own, in parts of crops: a prompt
+waits at its picture's slots until all of it is encoded. When blocks run out, the newest running
+sequence gives its own back and is computed again later; nothing is lost but time. A sequence that
+outgrows the short rope regime gives its blocks back too: all its keys must be rotated anew.
 """
 
 from collections import deque
@@ -14,19 +14,19 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from .block_manager import BlockManager
-from .encoder_progress import EncoderJob, EncoderProgress
+from .encoder_progress import CROP_PARTS, EncoderJob, EncoderProgress
 from .sequence import FinishReason, Logprobs, Sequence, TokenOutput
 
 
 @dataclass(frozen=True)
 class ScheduledRow:
     """Tokens start … start + num_tokens of a sequence, to be computed in this step; before them,
-    crops of its pictures, to be encoded. Either may be nothing."""
+    parts of its pictures, to be encoded. Either may be nothing."""
 
     sequence: Sequence
     start: int
     num_tokens: int
-    crops: tuple[EncoderJob, ...] = ()
+    encoder_jobs: tuple[EncoderJob, ...] = ()
 
     @property
     def end(self) -> int:
@@ -61,12 +61,12 @@ class Scheduler:
         crop_size: int = 336,
         max_crops: int = 34,
         max_prefill_tokens_while_decoding: int | None = None,
-        max_crops_while_decoding: int | None = None,
+        max_crops_while_decoding: float | None = None,
     ) -> None:
         """max_model_len: prompt and output tokens together, of one sequence; the blocks must hold
         at least that many. short_rope_len: the longest sequence of the short rope regime.
         max_crops: of pictures, encoded in a step. The limits for steps in which somebody decodes
-        are the others where they are None."""
+        are the others where they are None; there, crops may be a fraction."""
         if blocks.num_blocks * blocks.block_size < max_model_len:
             raise ValueError("the blocks do not hold one sequence of max_model_len tokens")
         if max_num_batched_tokens < max_num_seqs:
@@ -77,9 +77,13 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_model_len = max_model_len
         self._short_rope_len = short_rope_len
-        self._max_crops = max_crops
+        self._max_crop_parts = max_crops * CROP_PARTS
         self._max_prefill_tokens_while_decoding = max_prefill_tokens_while_decoding
-        self._max_crops_while_decoding = max_crops_while_decoding
+        self._max_crop_parts_while_decoding = (
+            None
+            if max_crops_while_decoding is None
+            else max(1, int(max_crops_while_decoding * CROP_PARTS))
+        )
         self._encoder = EncoderProgress(crop_size)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -107,7 +111,7 @@ class Scheduler:
         """The rows of the next step, decodes first. Empty only when there is no work."""
         for sequence in self._running:
             self._cross_to_long_rope(sequence)
-        budget = _Budget(self._max_num_batched_tokens, self._max_crops)
+        budget = _Budget(self._max_num_batched_tokens, self._max_crop_parts)
         rows: list[ScheduledRow] = []
         for sequence in [s for s in self._running if _num_missing(s) == 1]:
             # Making room for an earlier one may have sent this one back to the queue.
@@ -115,7 +119,9 @@ class Scheduler:
                 rows.append(ScheduledRow(sequence, sequence.num_computed, 1))
                 budget.tokens -= 1
         if rows:
-            budget.limit(self._max_prefill_tokens_while_decoding, self._max_crops_while_decoding)
+            budget.limit(
+                self._max_prefill_tokens_while_decoding, self._max_crop_parts_while_decoding
+            )
         for sequence in [s for s in self._running if _num_missing(s) > 1]:
             if sequence in self._running and not budget.is_spent:
                 row = self._next_part(sequence, budget)
@@ -135,7 +141,7 @@ class Scheduler:
             if token is None:
                 continue
             if token.token_id is None:
-                outputs.append(self.fail(sequence, "the model's output was not finite"))
+                outputs.append(self.fail(sequence, token.error))
                 continue
             sequence.token_ids.append(token.token_id)
             reason = self._finish_reason(sequence, token.token_id)
@@ -159,20 +165,20 @@ class Scheduler:
 
     def _next_part(self, sequence: Sequence, budget: "_Budget") -> ScheduledRow:
         """What of a prompt fits the budget: tokens up to the first picture that will not be all
-        encoded in this step, and crops of that picture."""
+        encoded in this step, and parts of that picture."""
         start = sequence.num_computed
         end = start + min(_num_missing(sequence), budget.tokens)
         jobs: dict[bytes, EncoderJob] = {}
-        crops_left = budget.crops
+        parts_left = budget.crop_parts
         for span in sequence.images:
             picture = span.picture
             if span.end <= start or self._encoder.is_done(picture) or picture.digest in jobs:
                 continue
-            job = self._encoder.next_job(picture, crops_left)
+            job = self._encoder.next_job(picture, parts_left)
             if job is not None:
                 jobs[picture.digest] = job
-                crops_left -= job.end - job.first
-            if job is None or job.end < job.num_crops:
+                parts_left -= job.end - job.first
+            if job is None or job.end < job.num_parts:
                 end = min(end, max(start, span.start))
                 break
         return ScheduledRow(sequence, start, end - start, tuple(jobs.values()))
@@ -180,10 +186,10 @@ class Scheduler:
     def _enter(self, row: ScheduledRow, budget: "_Budget") -> list[ScheduledRow]:
         """Take the row's part from the budget; no row where it is nothing."""
         budget.tokens -= row.num_tokens
-        for job in row.crops:
-            budget.crops -= job.end - job.first
+        for job in row.encoder_jobs:
+            budget.crop_parts -= job.end - job.first
             self._encoder.enter(job)
-        return [row] if row.num_tokens or row.crops else []
+        return [row] if row.num_tokens or row.encoder_jobs else []
 
     def _admit(self, budget: "_Budget") -> list[ScheduledRow]:
         """Start waiting sequences, in order, while budget, seats and blocks last."""
@@ -245,15 +251,17 @@ class _Budget:
     """What is left of a step."""
 
     tokens: int
-    crops: int
+    crop_parts: int
 
     @property
     def is_spent(self) -> bool:
         return self.tokens == 0
 
-    def limit(self, tokens: int | None, crops: int | None) -> None:
+    def limit(self, tokens: int | None, crop_parts: int | None) -> None:
         self.tokens = min(self.tokens, self.tokens if tokens is None else tokens)
-        self.crops = min(self.crops, self.crops if crops is None else crops)
+        self.crop_parts = min(
+            self.crop_parts, self.crop_parts if crop_parts is None else crop_parts
+        )
 
 
 def _num_missing(sequence: Sequence) -> int:

@@ -34,12 +34,12 @@ _FLAGS = (
 _BUILD_TIMEOUT_S = 120
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 _HEAD_DIM_MULTIPLE, _MAX_HEAD_DIM = 32, 512
-_WIDTH_MULTIPLE = 16
+_WIDTH_MULTIPLE = _BLOCK_MULTIPLE = 16
 
 _PTR, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "linear": (*[_PTR] * 4, *[_LONG] * 3, _INT),
-    "attend": (*[_PTR] * 7, *[_LONG] * 5, _INT),
+    "attend": (*[_PTR] * 7, *[_LONG] * 5, _INT, _INT),
     "rms_norm": (*[_PTR] * 5, *[_LONG] * 2, _FLOAT, _INT),
     "rotate_and_write": (*[_PTR] * 7, *[_LONG] * 4, _INT),
     "swiglu": (*[_PTR] * 2, *[_LONG] * 2, _INT),
@@ -122,8 +122,11 @@ class NativeKernels:
         query_starts: Tensor,
         context_lens: Tensor,
         block_size: int,
+        *,
+        is_causal: bool = True,
     ) -> Tensor:
-        """Causal attention of S rows' newest tokens over all of their own.
+        """Attention of S rows' newest tokens over all of their own, later ones left out where it
+        is causal.
 
         query: (T, heads, head_dim). keys, values: (num_slots, heads, head_dim), written by
         rotate_and_write. int32: block_tables (S, B); query_starts (S + 1,), where each row's
@@ -134,9 +137,36 @@ class NativeKernels:
         self._functions["attend"](
             query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(),
             block_tables.data_ptr(), query_starts.data_ptr(), context_lens.data_ptr(),
-            *block_tables.shape, block_size, *query.shape[1:], torch.get_num_threads(),
+            *block_tables.shape, block_size, *query.shape[1:], is_causal, torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+    def attend_all(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of every token over all, without a cache or positions.
+
+        query, key, value: (N, L, heads, head_dim) → the same.
+        """
+        rows, length, heads, head_dim = query.shape
+        # A row is a sequence with one block of its own, and a rotation by nothing.
+        block_size = -(-length // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
+        keys, values = torch.empty(2, rows * block_size, heads, head_dim, dtype=query.dtype)
+        slots = torch.arange(rows)[:, None] * block_size + torch.arange(length)
+        cos = torch.ones(rows * length, head_dim, dtype=query.dtype)
+        qkv = torch.cat([x.reshape(rows * length, -1) for x in (query, key, value)], dim=-1)
+        turned = self.rotate_and_write(
+            qkv, cos, torch.zeros_like(cos), keys, values, slots.flatten(), block_size
+        )
+        blocks = torch.arange(rows + 1, dtype=torch.int32)
+        lengths = torch.full((rows,), length, dtype=torch.int32)
+        return self.attend(
+            turned, keys, values, blocks[:-1, None].contiguous(), blocks * length, lengths,
+            block_size, is_causal=False,
+        ).view(query.shape)  # fmt: skip
+
+
+def fits_heads(head_dim: int) -> bool:
+    """Whether `attend` can be used for heads of that size."""
+    return head_dim % _HEAD_DIM_MULTIPLE == 0 and head_dim <= _MAX_HEAD_DIM
 
 
 def load_native(dtype: torch.dtype, text: TextConfig) -> tuple[NativeKernels | None, str]:
@@ -148,8 +178,7 @@ def load_native(dtype: torch.dtype, text: TextConfig) -> tuple[NativeKernels | N
         return None, f"this processor has no {', '.join(missing)}"
     if dtype not in _DTYPES:
         return None, f"there are none for {dtype}"
-    fits = text.head_dim % _HEAD_DIM_MULTIPLE == 0 and text.head_dim <= _MAX_HEAD_DIM
-    if not fits or text.intermediate_size % _WIDTH_MULTIPLE:
+    if not fits_heads(text.head_dim) or text.intermediate_size % _WIDTH_MULTIPLE:
         return None, f"heads of {text.head_dim} or an MLP of {text.intermediate_size} do not fit"
     library = _library()
     if library is None:

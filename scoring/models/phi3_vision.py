@@ -4,10 +4,12 @@ Attribute names are the checkpoint's, so that weights load by name. Source of ev
 checkpoint's modeling_phi3_v.py, image_embedding_phi3_v.py and image_processing_phi3_v.py.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import AttentionInterface, CLIPVisionConfig, CLIPVisionModel
 
 from model_config import ModelConfig, TextConfig, VisionConfig
 
@@ -15,6 +17,7 @@ from ..batch import FlatBatch
 from ..kv_cache import KVCache
 from .attention import AttentionBackend
 from .kernels import EAGER, Kernels
+from .native_kernels import NativeKernels
 from .phi3 import DecoderStep, LongRope, Phi3DecoderLayer, RMSNorm
 
 
@@ -63,15 +66,38 @@ class ClipTower(nn.Module):
             )
         )
 
+    def use_native_attention(self, native: NativeKernels) -> None:
+        """Have the layers attend through the native kernel, by transformers' own way for it."""
+        name = f"native_{native.dtype}".replace("torch.", "")
+
+        def attend(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+        ) -> tuple[Tensor, None]:
+            tokens_first = (x.transpose(1, 2) for x in (query, key, value))
+            return native.attend_all(*tokens_first), None
+
+        AttentionInterface.register(name, attend)
+        self.vision_model.config._attn_implementation = name
+
     def forward(self, crops: Tensor) -> Tensor:
-        """(N, 3, crop, crop) float32 → (N, patches, C), the class token left out."""
+        """(N, 3, crop, crop) float32 → (N, 1 + patches, C), the class token first."""
+        return self.run(self.embed(crops), 0, 1, 1)
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """(N, 3, crop, crop) float32 → (N, 1 + patches, C), before the first layer."""
         model = self.vision_model
         hidden = model.embeddings(crops.to(model.embeddings.patch_embedding.weight.dtype))
-        hidden = model.pre_layrnorm(hidden)
-        for layer in model.encoder.layers[:-1]:
+        normed: Tensor = model.pre_layrnorm(hidden)
+        return normed
+
+    def run(self, hidden: Tensor, first: int, end: int, num_parts: int) -> Tensor:
+        """Parts first … end of the layers, which are cut into num_parts alike. (N, 1 + patches, C)
+        → as hidden."""
+        layers = self.vision_model.encoder.layers[:-1]
+        begin, stop = (len(layers) * part // num_parts for part in (first, end))
+        for layer in layers[begin:stop]:
             hidden = layer(hidden, attention_mask=None)
-        features: Tensor = hidden[:, 1:]
-        return features
+        return hidden
 
 
 class ImageEmbedding(nn.Module):
@@ -89,10 +115,6 @@ class ImageEmbedding(nn.Module):
             nn.Linear(text.hidden_size, text.hidden_size),
         )
         self._vision = vision
-
-    def encode_crops(self, crops: Tensor) -> Tensor:
-        """Crops of any pictures → merged tokens: (N, 3, crop, crop) → (N, side, side, 4C)."""
-        return merge_patches(self.img_processor(crops))
 
     def project(self, tokens: Tensor, height: int) -> Tensor:
         """One picture's merged tokens → its features.
@@ -146,9 +168,13 @@ class Phi3VisionForCausalLM(nn.Module):
         """A uint8 HD picture → the tower's input; see the function of that name."""
         return to_crops(pixels, self._vision)
 
-    def encode_crops(self, crops: Tensor) -> Tensor:
-        """(N, 3, crop, crop) → (N, side, side, 4C)."""
-        return self.model.vision_embed_tokens.encode_crops(crops)
+    @property
+    def tower(self) -> ClipTower:
+        return self.model.vision_embed_tokens.img_processor
+
+    def merge(self, hidden: Tensor) -> Tensor:
+        """The tower's output → merged tokens, (N, 1 + patches, C) → (N, side, side, 4C)."""
+        return merge_patches(hidden[:, 1:])
 
     def project_image(self, tokens: Tensor, height: int) -> Tensor:
         """One picture's (crops, side, side, 4C) → (num_tokens, hidden)."""
@@ -157,7 +183,7 @@ class Phi3VisionForCausalLM(nn.Module):
     def encode_images(self, pictures: list[Tensor]) -> list[Tensor]:
         """uint8 HD pictures → (num_tokens, hidden) each, in one batch of crops."""
         crops = [self.to_crops(picture) for picture in pictures]
-        tokens = torch.split(self.encode_crops(torch.cat(crops)), [len(c) for c in crops])
+        tokens = torch.split(self.merge(self.tower(torch.cat(crops))), [len(c) for c in crops])
         return [
             self.project_image(t, picture.shape[0])
             for t, picture in zip(tokens, pictures, strict=True)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from scoring.block_manager import BlockManager
+from scoring.encoder_progress import CROP_PARTS
 from scoring.engine import Engine
 from scoring.engine_config import EngineLimits
 from scoring.image_processor import HDPicture
-from scoring.model_runner import FeatureCache
+from scoring.picture_encoder import FeatureCache
 from scoring.scheduler import SampledToken, ScheduledRow, Scheduler
 from scoring.sequence import ImageSpan, SamplingParams, Sequence
 
@@ -99,7 +100,7 @@ class ChecksumRunner:
     def execute(self, rows: Iterable[ScheduledRow]) -> list[SampledToken | None]:
         rows = list(rows)
         for row in rows:
-            for job in row.crops:
+            for job in row.encoder_jobs:
                 self._num_encoded[job.picture.digest] = job.end
         for row in rows:
             self._count_unplanned(row)
@@ -115,8 +116,8 @@ class ChecksumRunner:
     def _count_unplanned(self, row: ScheduledRow) -> None:
         for span in row.sequence.images:
             num_encoded = self._num_encoded.get(span.picture.digest, 0)
-            num_crops = 1 + span.picture.pixels.shape[1]
-            if span.start < row.end and row.start < span.end and num_encoded < num_crops:
+            num_parts = (1 + span.picture.pixels.shape[1]) * CROP_PARTS
+            if span.start < row.end and row.start < span.end and num_encoded < num_parts:
                 self.num_unplanned += 1
 
     def _slot(self, sequence: Sequence, position: int) -> int:

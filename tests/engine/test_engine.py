@@ -396,7 +396,7 @@ def requests(draw) -> Sequence:
         {
             "max_crops": st.integers(1, 6),
             "max_prefill_tokens_while_decoding": st.none() | st.integers(1, 4),
-            "max_crops_while_decoding": st.none() | st.integers(1, 2),
+            "max_crops_while_decoding": st.none() | st.sampled_from([0.1, 0.5, 1, 2]),
             "prefix_cache": st.booleans(),
         }
     ),

@@ -2,7 +2,7 @@
 
 import torch
 
-from scoring.model_runner import FeatureCache
+from scoring.picture_encoder import FeatureCache
 
 
 def features(num_floats: int) -> torch.Tensor:

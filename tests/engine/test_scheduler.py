@@ -462,3 +462,13 @@ def test_blocks_for_less_than_one_sequence_are_refused():
 def test_a_budget_for_less_than_a_token_per_seat_is_refused():
     with pytest.raises(ValueError, match="max_num_batched_tokens must be at least max_num_seqs"):
         make_scheduler(max_num_seqs=8, max_num_batched_tokens=7)
+
+
+def test_a_sequence_without_a_next_token_is_told_the_samplers_reason():
+    s = make_scheduler()
+    s.add(make_sequence("a"))
+    rows = s.schedule()
+
+    (output,) = s.update(rows, [SampledToken(None, error="no token was allowed to come next")])
+
+    assert output.error == "no token was allowed to come next"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scoring.block_manager import BlockManager
-from scoring.encoder_progress import EncoderProgress
+from scoring.encoder_progress import CROP_PARTS, EncoderProgress
 from scoring.image_processor import HDPicture
 from scoring.scheduler import SampledToken, ScheduledRow, Scheduler
 
@@ -19,7 +19,7 @@ def picture(name: str, crops: int) -> HDPicture:
     return HDPicture(pixels, name.encode(), TOKENS_OF_PICTURE)
 
 
-def scheduler(max_crops: int = 34) -> Scheduler:
+def scheduler(max_crops: int = 34, max_crops_while_decoding: float = 2) -> Scheduler:
     return Scheduler(
         BlockManager(32, 4),
         max_num_seqs=4,
@@ -29,7 +29,7 @@ def scheduler(max_crops: int = 34) -> Scheduler:
         crop_size=CROP,
         max_crops=max_crops,
         max_prefill_tokens_while_decoding=3,
-        max_crops_while_decoding=2,
+        max_crops_while_decoding=max_crops_while_decoding,
     )
 
 
@@ -48,8 +48,11 @@ def step(scheduler: Scheduler) -> list[ScheduledRow]:
     return rows
 
 
-def crops_of(rows: list[ScheduledRow]) -> list[tuple[str, int, int]]:
-    return [(job.picture.digest.decode(), job.first, job.end) for row in rows for job in row.crops]
+def crops_of(rows: list[ScheduledRow]) -> list[tuple[str, float, float]]:
+    jobs = [job for row in rows for job in row.encoder_jobs]
+    return [
+        (job.picture.digest.decode(), job.first / CROP_PARTS, job.end / CROP_PARTS) for job in jobs
+    ]
 
 
 def test_a_prompt_comes_in_small_chunks_while_another_sequence_decodes():
@@ -98,6 +101,17 @@ def test_a_prompt_waits_at_its_picture_until_all_crops_are_encoded():
     ]
 
 
+def test_a_crop_takes_several_steps_where_the_limit_is_a_part_of_one():
+    s = scheduler(max_crops_while_decoding=0.5)
+    s.add(make_sequence("early", range(4), max_tokens=50))
+    step(s)
+    s.add(prompt_with("late", picture("p", 1)))
+
+    shares = [crops_of(step(s)) for _ in range(5)]
+
+    assert shares == [[("p", 0, 0.5)], [("p", 0.5, 1)], [("p", 1, 1.5)], [("p", 1.5, 2)], []]
+
+
 def test_a_step_takes_crops_of_several_pictures_up_to_its_limit():
     s = scheduler(max_crops=6)
     s.add(prompt_with("a", picture("p", 3), picture("q", 3)))
@@ -143,9 +157,9 @@ def test_progress_is_bounded_by_the_budget_and_ends():
 
     assert progress.next_job(p, 0) is None
     job = progress.next_job(p, 2)
-    assert (job.first, job.end, job.num_crops) == (0, 2, 3)
+    assert (job.first, job.end, job.num_parts) == (0, 2, 3 * CROP_PARTS)
     progress.enter(job)
-    progress.enter(progress.next_job(p, 9))
+    progress.enter(progress.next_job(p, 99))
     assert progress.is_done(p)
     progress.forget(p)
     assert not progress.is_done(p)

@@ -18,7 +18,7 @@ from model_config import card_for, from_checkpoint
 from scoring.async_engine import AsyncEngine
 from scoring.engine import Engine, assemble
 from scoring.engine_config import EngineConfig
-from scoring.model_runner import FeatureCache
+from scoring.picture_encoder import FeatureCache
 from scoring.prompt import PromptBuilder, load_tokenizer
 from scoring.scheduler import SampledToken, ScheduledRow
 from scoring.sequence import Sequence

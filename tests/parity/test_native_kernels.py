@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scoring.batch import FlatBatch
@@ -108,6 +109,21 @@ def test_attention_is_plain_attention(native, head_dim, block_size):
     torch.testing.assert_close(
         attended.double(), torch.cat(expected), rtol=tolerance, atol=tolerance
     )
+
+
+@pytest.mark.parametrize("length", [1, 16, 65, 577])
+def test_attention_of_all_over_all_is_plain_attention(native, length):
+    generator = torch.Generator().manual_seed(length)
+    query, key, value = torch.randn(3, 2, length, HEADS, 64, generator=generator).to(native.dtype)
+
+    ours = native.attend_all(query, key, value)
+
+    plain = F.scaled_dot_product_attention(
+        *(x.float().transpose(1, 2) for x in (query, key, value))
+    ).transpose(1, 2)
+    tolerance = 1e-5 if native.dtype is torch.float32 else 2e-2
+    torch.testing.assert_close(ours.float(), plain, rtol=tolerance, atol=tolerance)
+    assert torch.equal(native.attend_all(query[1:], key[1:], value[1:])[0], ours[1])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -30,6 +30,7 @@ struct Attention {
     T* out;
     const int32_t *tables, *query_starts, *context_lens;
     long table_width, block_size, heads, head_dim;
+    bool is_causal;  // else every query sees all keys
 
     long units() const { return head_dim / D::PER_UNIT; }
 
@@ -72,9 +73,11 @@ struct Attention {
         return offset(task, 0, group + 1, part, s);
     }
 
-    long position(const Task& task) const {  // of the task's first query in its sequence
+    // Of the task's query q in its sequence: the last key that it sees.
+    long position(const Task& task, long q) const {
+        if (!is_causal) return context_lens[task.row] - 1;
         long length = query_starts[task.row + 1] - query_starts[task.row];
-        return context_lens[task.row] - length + task.first;
+        return context_lens[task.row] - length + task.first + q;
     }
 
     // N queries' scores of one group of keys → their weights, and the sums so far rescaled.
@@ -106,7 +109,7 @@ struct Attention {
         __m512 scale = _mm512_set1_ps(1.0f / std::sqrt((float)head_dim));
         __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         for (int i = 0; i < N; i++) {
-            long last = position(task) + q + i - group * GROUP;  // of the keys that it sees
+            long last = position(task, q + i) - group * GROUP;  // of the keys that it sees
             for (int g = 0; g < PARTS; g++) scores[i][g] = _mm512_mul_ps(scores[i][g], scale);
             if (last < GROUP - 1)
                 for (int g = 0; g < PARTS; g++) {
@@ -184,14 +187,14 @@ struct Attention {
 
     void attend_group(const Task& task, long h, long group, long end, Scratch& s) const {
         long num_keys = std::min<long>(GROUP, end - group * GROUP);
-        long q = std::max(0L, group * GROUP - position(task));  // the first that sees any of them
+        long q = is_causal ? std::max(0L, group * GROUP - position(task, 0)) : 0;  // the first to see any
         for (; q + 4 <= task.num; q += 4) attend<4>(task, h, q, group, num_keys, s);
         for (; q < task.num; q++) attend<1>(task, h, q, group, num_keys, s);
     }
 
     void run(const Task& task, Scratch& s) const {
         s.prepare(task.num_heads * task.num, head_dim);
-        long end = position(task) + task.num, groups = (end + GROUP - 1) / GROUP;
+        long end = position(task, task.num - 1) + 1, groups = (end + GROUP - 1) / GROUP;
         s.offsets.clear();
         for (long token = 0; token < end; token += LANES) {
             long block = tables[task.row * table_width + token / block_size];
@@ -217,7 +220,7 @@ struct Attention {
 
     // In keys times queries. A single query waits for memory: it takes as long as about ten.
     double cost(const Task& task) const {
-        return (double)(position(task) + task.num) * std::max(task.num, 10L);
+        return (double)(position(task, task.num - 1) + 1) * std::max(task.num, 10L);
     }
 
     // Tasks of like cost, a few for each thread. The heads of one lie side by side.

@@ -26,11 +26,12 @@
     extern "C" void attend_##name(const void* query, const void* keys, const void* values,         \
                                   void* out, const void* tables, const void* query_starts,         \
                                   const void* context_lens, long rows, long table_width,           \
-                                  long block_size, long heads, long head_dim, int threads) {       \
+                                  long block_size, long heads, long head_dim, int is_causal,       \
+                                  int threads) {                                                   \
         Attention<D>{(const D::T*)query,        (const D::T*)keys,                                 \
                      (const D::T*)values,       (D::T*)out,                                        \
                      (const int32_t*)tables,    (const int32_t*)query_starts,                      \
-                     (const int32_t*)context_lens, table_width, block_size, heads, head_dim}       \
+                     (const int32_t*)context_lens, table_width, block_size, heads, head_dim, (bool)is_causal}\
             .run_all(rows, threads);                                                               \
     }                                                                                              \
     extern "C" void rms_norm_##name(const void* x, const void* residual, const void* weight,       \
