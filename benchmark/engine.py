@@ -2,10 +2,10 @@
 
     python -m benchmark.engine [--only throughput,decode,…] [--rounds 3] [--threads 2] [--json FILE]
 
-Builds the mid-sized checkpoint and its text twin once, then, in one process and in turns, times
-our engine (bfloat16, the fastest kernels that run here) beside transformers' generate() one by
-one, on a padded batch, and its continuous batching. Every number is the median over the rounds,
-with the lowest and the highest. Ratios are taken within a round. Sections:
+Builds the mid-sized checkpoint and its text twin once, then, in turns and each in a process of its
+own, times our engine (bfloat16, the fastest kernels that run here) beside transformers' generate()
+one by one, on a padded batch, and its continuous batching. Every number is the median over the
+rounds, with the lowest and the highest. Ratios are taken within a round. Sections:
 
     throughput  tokens per second of the four systems on three workloads
     agreement   float32: our tokens equal generate()'s
@@ -20,7 +20,6 @@ on a shared one trust the ratios, and by CPU time before by the clock.
 """
 
 import argparse
-import gc
 import json
 import os
 import platform
@@ -33,11 +32,11 @@ import torch
 
 from .decode import measure_decode
 from .host_cost import measure_host_cost
-from .mid_checkpoint import MidCheckpoints, mid_checkpoints
+from .mid_checkpoint import mid_checkpoints
 from .mixed_load import measure_mixed_load
 from .pictures import PicturePrompts, measure_prefix
 from .report import Report
-from .systems import Ours, build_ours, load_twin
+from .systems import build_ours
 from .throughput import check_agreement, measure_throughput
 
 _SECTIONS = ("throughput", "agreement", "decode", "host", "prefix", "mixed")
@@ -51,7 +50,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in environment.items()), flush=True)
     report = Report()
     seconds = others = 0.0
-    for _ in _measure(report, mid_checkpoints(), options.only, options.rounds):
+    for _ in _measure(report, options):
         seconds = time.perf_counter() - start
         others = (_busy_elsewhere_s() - busy) / seconds
         if options.json:  # after each section, so that a run cut short leaves something
@@ -67,18 +66,16 @@ def main() -> None:
     print(f"\n{seconds:.0f} s, in which other programs kept {others:.2f} cores busy")
 
 
-def _measure(
-    report: Report, mid: MidCheckpoints, sections: list[str], rounds: int
-) -> Iterator[None]:
-    """Yields after each section. Those with transformers come first: then its model goes."""
+def _measure(report: Report, options: argparse.Namespace) -> Iterator[None]:
+    """Yields after each section."""
+    mid, sections, rounds = mid_checkpoints(), options.only, options.rounds
     if "agreement" in sections:
         check_agreement(report, mid.model, mid.twin)
         yield
-    engine = build_ours(mid.model, "bfloat16")
     if "throughput" in sections:
-        measure_throughput(report, Ours(engine), load_twin(mid.twin, torch.bfloat16), rounds)
-        gc.collect()
+        measure_throughput(report, mid, rounds, options.threads)
         yield
+    engine = build_ours(mid.model, "bfloat16")
     if "decode" in sections:
         measure_decode(report, engine, mid.twin, rounds)
         yield

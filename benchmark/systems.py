@@ -4,7 +4,6 @@ Ours, and the three ways of transformers to run the text twin: `generate()` one 
 on one padded batch, and continuous batching. Greedy everywhere, no end of sequence.
 """
 
-import gc
 import itertools
 import logging
 from collections.abc import Sequence as Items
@@ -191,4 +190,11 @@ class ContinuousBatching:
     def close(self) -> None:
         self._manager.stop(block=True, timeout=10)
         self._manager.destroy()
-        gc.collect()
+
+
+def build_system(name: str, checkpoint: Path, twin: Path) -> System:
+    """The system of that name in bfloat16: ours on the checkpoint, transformers' on its twin."""
+    if name == Ours.name:
+        return Ours(build_ours(checkpoint, "bfloat16"))
+    theirs = {system.name: system for system in (OneByOne, StaticBatch, ContinuousBatching)}
+    return theirs[name](load_twin(twin, torch.bfloat16))

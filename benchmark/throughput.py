@@ -2,23 +2,15 @@
 
 import gc
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from .isolated import Isolated
+from .mid_checkpoint import MidCheckpoints
 from .report import Measurement, Report, spread
-from .systems import (
-    ContinuousBatching,
-    OneByOne,
-    Ours,
-    StaticBatch,
-    System,
-    build_ours,
-    load_twin,
-)
+from .systems import ContinuousBatching, OneByOne, Ours, StaticBatch, build_ours, load_twin
 from .workload import CONCURRENT, LONG, SINGLE, Request, Workload
 
 _SECTION = "throughput"
@@ -41,10 +33,10 @@ class _Speeds:
     cpu: list[float] = field(default_factory=list)
 
 
-def measure_throughput(report: Report, ours: Ours, twin: Any, rounds: int) -> None:
+def measure_throughput(report: Report, mid: MidCheckpoints, rounds: int, threads: int) -> None:
     """Round by round every system in turn, on the same requests; new ones in each round."""
-    continuous = ContinuousBatching(twin)
-    systems: list[System] = [ours, OneByOne(twin), StaticBatch(twin), continuous]
+    names = (Ours.name, OneByOne.name, StaticBatch.name, ContinuousBatching.name)
+    systems = [Isolated(name, mid.model, mid.twin, threads) for name in names]
     try:
         for workload in (CONCURRENT, LONG, SINGLE):
             # A batch of one is what one by one does.
@@ -60,10 +52,11 @@ def measure_throughput(report: Report, ours: Ours, twin: Any, rounds: int) -> No
                     print(f"{said}, {found.wall[-1]:.1f} tokens/s", file=sys.stderr, flush=True)
             _report(report, workload, speeds)
     finally:
-        continuous.close()
+        for system in systems:
+            system.close()
 
 
-def _warm_up(system: System, workload: Workload) -> None:
+def _warm_up(system: Isolated, workload: Workload) -> None:
     """Only ours compiles for the number of rows; transformers' need no more than to be called."""
     requests = workload.requests(_WARM_UP_SEED)
     if system.name != Ours.name:
@@ -71,23 +64,21 @@ def _warm_up(system: System, workload: Workload) -> None:
     system.generate([replace(request, num_output=3) for request in requests])
 
 
-def _requests(workload: Workload, system: System, seed: int) -> list[Request]:
+def _requests(workload: Workload, system: Isolated, seed: int) -> list[Request]:
     requests = workload.requests(seed)
     if system.name == OneByOne.name:
         return [requests[i] for i in workload.alone]
     return requests
 
 
-def _time(system: System, requests: list[Request], speeds: _Speeds) -> None:
-    gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    answers = system.generate(requests)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+def _time(system: Isolated, requests: list[Request], speeds: _Speeds) -> None:
+    timed = system.generate(requests)
     wanted = [request.num_output for request in requests]
-    if [len(answer) for answer in answers] != wanted:
-        raise RuntimeError(f"{system.name} made {[len(a) for a in answers]} tokens, not {wanted}")
-    speeds.wall.append(sum(wanted) / wall)
-    speeds.cpu.append(sum(wanted) / cpu)
+    made = [len(answer) for answer in timed.answers]
+    if made != wanted:
+        raise RuntimeError(f"{system.name} made {made} tokens, not {wanted}")
+    speeds.wall.append(sum(wanted) / timed.wall_s)
+    speeds.cpu.append(sum(wanted) / timed.cpu_s)
 
 
 def _report(report: Report, workload: Workload, speeds: dict[str, _Speeds]) -> None:
