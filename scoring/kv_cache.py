@@ -1,14 +1,12 @@
 """The tensors behind the blocks, and how many blocks there is memory for."""
 
-import contextlib
-import math
-import mmap
-
 import psutil
 import torch
 from torch import Tensor
 
 from model_config import ModelConfig
+
+from .large_pages import empty_in_large_pages
 
 # On a CPU the cache shares the memory with everything else. A small model needs no more than one
 # longest context's worth, or 32 users' with 4,096 tokens each.
@@ -33,7 +31,12 @@ class KVCache:
     ) -> None:
         text = config.text
         shape = (text.num_layers, 2, num_blocks * block_size, text.num_heads, text.head_dim)
-        self.data = _zeros(shape, dtype, device)
+        if device.type == "cpu":
+            self.data = empty_in_large_pages(shape, dtype)
+        else:
+            self.data = torch.empty(shape, dtype=dtype, device=device)
+        # Takes the memory now: at first use it would cost prompts a quarter of their time.
+        self.data.zero_()
         self._layers = [(layer[0], layer[1]) for layer in self.data]
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -41,19 +44,6 @@ class KVCache:
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """One layer's keys and values, each (num_slots, heads, head_dim)."""
         return self._layers[index]
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """torch.zeros, and all memory taken now: taken at first use it would cost a prompt's tokens a
-    quarter of their time. On Linux in large pages, as a step touches a little of every layer's
-    part and would miss the processor's page tables at each."""
-    num_bytes = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype, device=device).zero_()
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape).zero_()
 
 
 def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..large_pages import empty_in_large_pages
 from .native_kernels import NativeKernels
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ class NativeLinear(nn.Module):
         self._linear = native.linear
         rest = -self.out_features % _PANEL
         weight = F.pad(linear.weight, (0, 0, 0, rest))
-        self._packed = weight.view(-1, _PANEL, self._units, 4 // weight.itemsize)
-        self._packed = self._packed.transpose(1, 2).contiguous()
+        weight = weight.view(-1, _PANEL, self._units, 4 // weight.itemsize).transpose(1, 2)
+        self._packed = empty_in_large_pages(tuple(weight.shape), weight.dtype).copy_(weight)
         self._bias = None if linear.bias is None else F.pad(linear.bias, (0, rest))
 
     @staticmethod
