@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "dtypes.h"
@@ -20,7 +19,8 @@ namespace {
 
 constexpr int GROUP = 64;       // keys at a time
 constexpr int PARTS = GROUP / LANES;
-constexpr float SLACK = 8;      // how far e's exponents may go beyond 0
+constexpr float SLACK = 8;      // how far the weights' exponents may go beyond 0
+constexpr float UNSEEN = -1e30f;
 constexpr int QUERY_TILE = 64;  // queries of one sequence that share what is read
 
 template <class D>
@@ -55,7 +55,7 @@ struct Attention {
             total = (float*)(p += sum_bytes);
             top = (float*)(p += total_bytes);
             std::fill(sums, sums + num_states * head_dim, 0.0f);
-            std::fill(top, top + num_states, -std::numeric_limits<float>::infinity());
+            std::fill(top, top + num_states, UNSEEN);
             std::fill(total, total + num_states * LANES, 0.0f);
         }
     };
@@ -106,7 +106,7 @@ struct Attention {
                     scores[i][g] = D::dot(scores[i][g], value, columns[g][u]);
                 }
             }
-        __m512 scale = _mm512_set1_ps(1.0f / std::sqrt((float)head_dim));
+        __m512 scale = _mm512_set1_ps(LOG2_E / std::sqrt((float)head_dim));  // powers of 2 follow
         __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         for (int i = 0; i < N; i++) {
             long last = position(task, q + i) - group * GROUP;  // of the keys that it sees
@@ -115,7 +115,7 @@ struct Attention {
                 for (int g = 0; g < PARTS; g++) {
                     __mmask16 later = _mm512_cmpgt_epi32_mask(
                         lane, _mm512_set1_epi32((int)last - g * LANES));
-                    scores[i][g] = _mm512_mask_mov_ps(scores[i][g], later, _mm512_set1_ps(-INFINITY));
+                    scores[i][g] = _mm512_mask_mov_ps(scores[i][g], later, _mm512_set1_ps(UNSEEN));
                 }
             enter(scores[i], h * task.num + q + i, (T*)s.weights[q + i], s);
         }
@@ -129,14 +129,14 @@ struct Attention {
         __m512 top = _mm512_set1_ps(s.top[state]), *total = (__m512*)(s.total + state * LANES);
         if (_mm512_cmp_ps_mask(best, _mm512_add_ps(top, _mm512_set1_ps(SLACK)), _CMP_GT_OQ)) {
             s.top[state] = _mm512_reduce_max_ps(best);
-            __m512 before = exp16(_mm512_sub_ps(top, _mm512_set1_ps(s.top[state])));
+            __m512 before = exp2_16(_mm512_sub_ps(top, _mm512_set1_ps(s.top[state])));
             top = _mm512_set1_ps(s.top[state]);
             *total = _mm512_mul_ps(*total, before);
             for (float *p = s.sums + state * head_dim, *end = p + head_dim; p < end; p += LANES)
                 _mm512_store_ps(p, _mm512_mul_ps(_mm512_load_ps(p), before));
         }
         for (int g = 0; g < PARTS; g++) {
-            __m512 weight = exp16(_mm512_sub_ps(scores[g], top));
+            __m512 weight = exp2_16(_mm512_sub_ps(scores[g], top));
             *total = _mm512_add_ps(*total, weight);
             D::store(weights + g * LANES, weight);
         }

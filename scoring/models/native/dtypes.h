@@ -40,19 +40,15 @@ struct Float32 {
     static __m512 round(__m512 v) { return v; }
 };
 
-// e to the x, within 2 units in the last place; 0 below -87. NaN stays NaN.
-__m512 exp16(__m512 x) {
-    __mmask16 tiny = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_LT_OQ);
-    __m512 n = _mm512_roundscale_ps(
-        _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                    5.0000001201e-1f})
+constexpr float LOG2_E = 1.44269504f;
+
+// 2 to the x, within 2 units in the last place; 0 far below, infinity far above. NaN stays NaN.
+__m512 exp2_16(__m512 x) {
+    __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // x - floor(x)
+    __m512 p = _mm512_set1_ps(1.87757669e-3f);
+    for (float c : {8.98934063e-3f, 5.58263175e-2f, 2.40153611e-1f, 6.93153083e-1f, 9.9999994e-1f})
         p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_mask_mov_ps(_mm512_scalef_ps(p, n), tiny, _mm512_setzero_ps());
+    return _mm512_scalef_ps(p, x);  // times 2 to the floor of x
 }
 
 }  // namespace

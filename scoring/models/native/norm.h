@@ -47,8 +47,7 @@ void swiglu(const typename D::T* gate_up, typename D::T* out, long rows, long wi
         const typename D::T *gate = gate_up + r * 2 * width, *up = gate + width;
         for (long i = 0; i < width; i += LANES) {
             __m512 g = D::load(gate + i), one = _mm512_set1_ps(1.0f);
-            __m512 minus = _mm512_sub_ps(_mm512_setzero_ps(), g);
-            __m512 e = exp16(_mm512_min_ps(minus, _mm512_set1_ps(88.0f)));
+            __m512 e = exp2_16(_mm512_mul_ps(g, _mm512_set1_ps(-LOG2_E)));
             __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
             D::store(out + r * width + i, _mm512_mul_ps(D::load(up + i), silu));
         }
