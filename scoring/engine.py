@@ -27,8 +27,8 @@ from .weights import Progress, load_model
 
 logger = logging.getLogger(__name__)
 
-# Prompt tokens and crops in a step that others wait for.
-_WHILE_DECODING = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
+# Prompt tokens and crops that a prompt brings to a step that others wait for.
+_SHARES = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
 _LARGE_MODEL_BYTES = 256 << 20
 
 
@@ -210,7 +210,7 @@ def assemble(
     max_model_len: int,
 ) -> Engine:
     """An engine around a runner and a cache of so many blocks."""
-    tokens, crops = _WHILE_DECODING[runner.device_type]
+    tokens, crops = _SHARES[runner.device_type]
     scheduler = Scheduler(
         BlockManager(num_blocks, block_size, prefix_cache=config.prefix_cache),
         max_num_seqs=config.max_num_seqs,
@@ -219,8 +219,8 @@ def assemble(
         short_rope_len=model_config.text.rope_scaling.original_max_position_embeddings,
         crop_size=model_config.vision.crop_size,
         max_crops=config.max_crops,
-        max_prefill_tokens_while_decoding=config.max_prefill_tokens_while_decoding or tokens,
-        max_crops_while_decoding=config.max_crops_while_decoding or crops,
+        prompt_share=config.prompt_share or tokens,
+        crops_share=config.crops_share or crops,
     )
     return Engine(runner, scheduler, EngineLimits(max_model_len, runner.vocab_size))
 

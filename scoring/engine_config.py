@@ -20,8 +20,9 @@ class EngineConfig:
     seconds; compiled: torch.compile, half a minute at the first start; eager: neither, and no C++
     compiler needed. auto: native where it can be, else compiled for a model large enough to gain
     from it, else eager.
-    max_crops: of pictures, encoded in a step. The limits while others decode keep their tokens
-    coming; None: 24 tokens and a sixth of a crop on a CPU, 512 tokens and 17 crops on a GPU.
+    max_crops: of pictures, encoded in a step. The shares, tokens and crops that each prompt, up to
+    four, brings to a step in which others decode, keep the others' tokens coming; None: 24 tokens
+    and a sixth of a crop on a CPU, 512 tokens and 17 crops on a GPU.
     """
 
     checkpoint: Path
@@ -35,8 +36,8 @@ class EngineConfig:
     prefix_cache: bool = True
     kernels: KernelsName = "auto"
     max_crops: int = 34
-    max_prefill_tokens_while_decoding: int | None = None
-    max_crops_while_decoding: float | None = None
+    prompt_share: int | None = None
+    crops_share: float | None = None
 
     def check_context(self, context: int) -> None:
         """Raise CheckpointError where max_model_len is beyond what the model was made for."""

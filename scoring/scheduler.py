@@ -2,11 +2,12 @@
 
 One step is one flat batch under a token budget: first every running sequence whose next token is
 wanted (a decode, one token), then prompts, in the order of their arrival, in chunks that fit what
-is left of the budget. While somebody decodes, that is little, so that no answer stutters because
-another user's prompt is long. Pictures have a budget of their own, in parts of crops: a prompt
-waits at its picture's slots until all of it is encoded. When blocks run out, the newest running
-sequence gives its own back and is computed again later; nothing is lost but time. A sequence that
-outgrows the short rope regime gives its blocks back too: all its keys must be rotated anew.
+is left of the budget. While somebody decodes, that is little, a small share for each prompt up to a
+few, so that no answer stutters because another user's prompt is long. Pictures have a budget of
+their own, in parts of crops: a prompt waits at its picture's slots until all of it is encoded. When
+blocks run out, the newest running sequence gives its own back and is computed again later; nothing
+is lost but time. A sequence that outgrows the short rope regime gives its blocks back too: all its
+keys must be rotated anew.
 """
 
 from collections import deque
@@ -16,6 +17,9 @@ from dataclasses import dataclass
 from .block_manager import BlockManager
 from .encoder_progress import CROP_PARTS, EncoderJob, EncoderProgress
 from .sequence import FinishReason, Logprobs, Sequence, TokenOutput
+
+# One long prompt hardly disturbs those who read their answers; many prompts do not starve.
+_MAX_PROMPT_SHARES = 4
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,13 @@ class Scheduler:
         short_rope_len: int,
         crop_size: int = 336,
         max_crops: int = 34,
-        max_prefill_tokens_while_decoding: int | None = None,
-        max_crops_while_decoding: float | None = None,
+        prompt_share: int | None = None,
+        crops_share: float | None = None,
     ) -> None:
         """max_model_len: prompt and output tokens together, of one sequence; the blocks must hold
         at least that many. short_rope_len: the longest sequence of the short rope regime.
-        max_crops: of pictures, encoded in a step. The limits for steps in which somebody decodes
-        are the others where they are None; there, crops may be a fraction."""
+        max_crops: of pictures, encoded in a step. The shares: prompt tokens and crops, also parts
+        of one, that a prompt brings to a step in which somebody decodes; None for no such limit."""
         if blocks.num_blocks * blocks.block_size < max_model_len:
             raise ValueError("the blocks do not hold one sequence of max_model_len tokens")
         if max_num_batched_tokens < max_num_seqs:
@@ -78,12 +82,8 @@ class Scheduler:
         self._max_model_len = max_model_len
         self._short_rope_len = short_rope_len
         self._max_crop_parts = max_crops * CROP_PARTS
-        self._max_prefill_tokens_while_decoding = max_prefill_tokens_while_decoding
-        self._max_crop_parts_while_decoding = (
-            None
-            if max_crops_while_decoding is None
-            else max(1, int(max_crops_while_decoding * CROP_PARTS))
-        )
+        self._prompt_share = prompt_share or max_num_batched_tokens
+        self._crop_parts_share = max(1, int((crops_share or max_crops) * CROP_PARTS))
         self._encoder = EncoderProgress(crop_size)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -118,11 +118,11 @@ class Scheduler:
             if sequence in self._running and self._make_room(sequence, 1, rows):
                 rows.append(ScheduledRow(sequence, sequence.num_computed, 1))
                 budget.tokens -= 1
+        prompts = [sequence for sequence in self._running if _num_missing(sequence) > 1]
         if rows:
-            budget.limit(
-                self._max_prefill_tokens_while_decoding, self._max_crop_parts_while_decoding
-            )
-        for sequence in [s for s in self._running if _num_missing(s) > 1]:
+            shares = min(len(prompts) + len(self._waiting), _MAX_PROMPT_SHARES)
+            budget.limit(self._prompt_share * shares, self._crop_parts_share * shares)
+        for sequence in prompts:
             if sequence in self._running and not budget.is_spent:
                 row = self._next_part(sequence, budget)
                 if self._make_room(sequence, row.num_tokens, rows):
@@ -257,11 +257,9 @@ class _Budget:
     def is_spent(self) -> bool:
         return self.tokens == 0
 
-    def limit(self, tokens: int | None, crop_parts: int | None) -> None:
-        self.tokens = min(self.tokens, self.tokens if tokens is None else tokens)
-        self.crop_parts = min(
-            self.crop_parts, self.crop_parts if crop_parts is None else crop_parts
-        )
+    def limit(self, tokens: int, crop_parts: int) -> None:
+        self.tokens = min(self.tokens, tokens)
+        self.crop_parts = min(self.crop_parts, crop_parts)
 
 
 def _num_missing(sequence: Sequence) -> int:

@@ -395,8 +395,8 @@ def requests(draw) -> Sequence:
     st.fixed_dictionaries(
         {
             "max_crops": st.integers(1, 6),
-            "max_prefill_tokens_while_decoding": st.none() | st.integers(1, 4),
-            "max_crops_while_decoding": st.none() | st.sampled_from([0.1, 0.5, 1, 2]),
+            "prompt_share": st.none() | st.integers(1, 4),
+            "crops_share": st.none() | st.sampled_from([0.1, 0.5, 1, 2]),
             "prefix_cache": st.booleans(),
         }
     ),

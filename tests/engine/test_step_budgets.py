@@ -19,7 +19,7 @@ def picture(name: str, crops: int) -> HDPicture:
     return HDPicture(pixels, name.encode(), TOKENS_OF_PICTURE)
 
 
-def scheduler(max_crops: int = 34, max_crops_while_decoding: float = 2) -> Scheduler:
+def scheduler(max_crops: int = 34, crops_share: float = 2) -> Scheduler:
     return Scheduler(
         BlockManager(32, 4),
         max_num_seqs=4,
@@ -28,8 +28,8 @@ def scheduler(max_crops: int = 34, max_crops_while_decoding: float = 2) -> Sched
         short_rope_len=1000,
         crop_size=CROP,
         max_crops=max_crops,
-        max_prefill_tokens_while_decoding=3,
-        max_crops_while_decoding=max_crops_while_decoding,
+        prompt_share=3,
+        crops_share=crops_share,
     )
 
 
@@ -71,6 +71,21 @@ def test_a_prompt_comes_in_small_chunks_while_another_sequence_decodes():
     ]
 
 
+def test_each_waiting_prompt_brings_its_share_up_to_four():
+    s = scheduler()
+    s.add(make_sequence("early", range(4), max_tokens=50))
+    step(s)
+    for number in range(3):
+        s.add(make_sequence(f"late{number}", range(100 * number, 100 * number + 28)))
+    shares = [sum(r.num_tokens for r in step(s) if r.sequence.id != "early")]
+    s.add(make_sequence("late3", range(400, 428)))
+    shares.append(sum(r.num_tokens for r in step(s) if r.sequence.id != "early"))
+    s.add(make_sequence("late4", range(500, 528)))
+    shares.append(sum(r.num_tokens for r in step(s) if r.sequence.id != "early"))
+
+    assert shares == [9, 12, 12]
+
+
 def test_a_picture_is_encoded_and_placed_in_one_step_when_nobody_waits():
     s = scheduler()
     s.add(prompt_with("a", picture("p", 4)))
@@ -102,7 +117,7 @@ def test_a_prompt_waits_at_its_picture_until_all_crops_are_encoded():
 
 
 def test_a_crop_takes_several_steps_where_the_limit_is_a_part_of_one():
-    s = scheduler(max_crops_while_decoding=0.5)
+    s = scheduler(crops_share=0.5)
     s.add(make_sequence("early", range(4), max_tokens=50))
     step(s)
     s.add(prompt_with("late", picture("p", 1)))

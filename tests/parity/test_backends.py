@@ -51,7 +51,7 @@ def engine(
         max_num_seqs=16,
         max_num_batched_tokens=chunk,
         prefix_cache=prefix_cache,
-        max_prefill_tokens_while_decoding=chunk,
+        prompt_share=chunk,
     )
     return assemble(engine_config, config, runner, num_blocks, block_size, num_blocks * block_size)
 

@@ -237,7 +237,7 @@ def test_in_bfloat16_too_a_request_is_answered_alike_in_any_company(golden, tiny
     tight = engine(
         kv_cache_bytes=2816 * cache_bytes_per_token(config),
         max_num_batched_tokens=48,
-        max_prefill_tokens_while_decoding=16,
+        prompt_share=16,
     )
     assert run(tight, sequences()) == alone
     assert tight.stats().num_preemptions > 0
