@@ -11,7 +11,6 @@ process and its children together; it says most on a machine that is not ours al
 import argparse
 import asyncio
 import json
-import re
 import subprocess
 import sys
 import time
@@ -27,14 +26,13 @@ import numpy as np
 import psutil
 
 from .http_client import Endpoint, ask
+from .own_server import TINY, OwnServer
 from .report import spread
 from .workload import random_tokens
 
 if TYPE_CHECKING:
     from scoring.async_engine import AsyncEngine
 
-_ROOT = Path(__file__).resolve().parent.parent
-_TINY = _ROOT.parent / "shared" / "tiny-phi3v"
 _KINDS = ("thread", "process")
 _STREAMS, _PROMPT_TOKENS, _OUTPUT_TOKENS = 64, 32, 96
 _TIMEOUT_S = 600.0
@@ -52,7 +50,7 @@ class Round:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=_TINY)
+    parser.add_argument("--checkpoint", type=Path, default=TINY)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", choices=_KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -109,7 +107,7 @@ class _Worker:
         options = ["--checkpoint", str(checkpoint), "--worker", kind]
         self._process = subprocess.Popen(
             [sys.executable, "-m", __spec__.name, *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     @classmethod
@@ -168,14 +166,8 @@ class _Server:
 
     def __init__(self, checkpoint: Path, kind: str) -> None:
         flag = "--engine-process" if kind == "process" else "--no-engine-process"
-        self._process = subprocess.Popen(
-            [
-                sys.executable, "-m", "server", "serve", "--port", "0", flag,
-                "--model", str(checkpoint), "--dtype", "float32", "--max-num-seqs", str(_STREAMS),
-            ],
-            stderr=subprocess.PIPE, text=True, cwd=_ROOT,
-        )  # fmt: skip
-        self._endpoint = Endpoint(self._address(), "/chat/completions")
+        self._server = OwnServer(checkpoint, flag, "--max-num-seqs", str(_STREAMS))
+        self._endpoint = Endpoint(self._server.url, "/chat/completions")
 
     @classmethod
     @contextmanager
@@ -183,12 +175,11 @@ class _Server:
         servers = {kind: cls(checkpoint, kind) for kind in _KINDS}
         yield servers
         for server in servers.values():
-            server._process.terminate()
-            server._process.communicate(timeout=_TIMEOUT_S)
+            server._server.close()
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._server.pid
 
     def run(self, seed: int) -> tuple[Round, int]:
         return asyncio.run(self._run(seed))
@@ -204,17 +195,6 @@ class _Server:
             sys.exit(f"the server failed: {errors}")
         times = [answer.times for answer in answers]
         return _round(times, start, sum(answer.num_tokens for answer in answers))
-
-    def _address(self) -> str:
-        """Wait until it is ready."""
-        assert self._process.stderr is not None
-        address = ""
-        for line in self._process.stderr:
-            if found := re.search(r"listening on (\S+)", line):
-                address = found[1]
-            if "ready after" in line:
-                return address
-        sys.exit("a server did not get ready")
 
 
 if __name__ == "__main__":

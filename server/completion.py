@@ -1,11 +1,13 @@
 """One chat completion: a checked request → a Sequence → text, as deltas or as a whole."""
 
 import asyncio
+import os
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -21,24 +23,34 @@ from scoring.text_stream import TokenTextStreamer
 
 from .conversation import to_chat_messages
 from .errors import NotSupportedError
-from .schemas import ChatCompletionsRequest
+from .schemas import ChatCompletionsRequest, Message
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A model's front half: what turns requests into token ids and tokens into text."""
+    """A model's front half: what turns requests into token ids and tokens into text.
+
+    picture_workers: as many pictures are decoded at once as there are cores. More would take more
+    memory, no less time, and the event loop's turn at the processor.
+    """
 
     card: Card
     tokenizer: PreTrainedTokenizerFast
     prompts: PromptBuilder
     max_image_pixels: int
     max_request_s: float | None = None
+    picture_workers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(os.cpu_count(), "pictures")
+    )
 
-    def to_prompt(self, request: ChatCompletionsRequest) -> Prompt:
-        """Decode, tile and tokenize. Slow: run it in a worker thread."""
-        return self.prompts.build(
-            to_chat_messages(request.messages, self.card, self.max_image_pixels)
-        )
+    async def to_prompt(self, request: ChatCompletionsRequest) -> Prompt:
+        """Decode, tile and tokenize, in a worker thread."""
+        workers = self.picture_workers if request.has_pictures else None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(workers, self._build, request.messages)
+
+    def _build(self, messages: list[Message]) -> Prompt:
+        return self.prompts.build(to_chat_messages(messages, self.card, self.max_image_pixels))
 
 
 @dataclass(frozen=True)
@@ -120,12 +132,10 @@ async def start_completion(
     limits = engine.check_ready()
     engine.check_room()
     _check_supported(request, processor.card)
-    prompt = await asyncio.to_thread(processor.to_prompt, request)
+    prompt = await processor.to_prompt(request)
     if len(prompt.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(prompt.token_ids), limits.max_model_len)
-    engine.check_room(
-        len(prompt.token_ids)
-    )  # others may have come while this one was being prepared
+    engine.check_room(len(prompt.token_ids))  # others may have come in the meantime
     sequence = Sequence(
         uuid4().hex,
         prompt.token_ids,

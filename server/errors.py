@@ -184,7 +184,7 @@ async def on_validation_error(_: Request, error: Exception) -> Response:
 
 def _problem(found: dict[str, Any]) -> Problem:
     if found["type"] == "json_invalid":
-        return Problem("the body is not valid JSON", ("body",))
+        return Problem(f"the body is not valid JSON: {found['ctx']['error']}", ("body",))
     loc = tuple(str(part) for part in found["loc"])
     where = ".".join(part for part in loc if part != "body") or "the body"
     value = found.get("input")

@@ -1,6 +1,5 @@
 """data: URLs → plain RGB pictures, with every limit applied before memory is spent."""
 
-import base64
 import binascii
 import io
 import re
@@ -13,6 +12,7 @@ from .errors import InvalidRequestError, NotSupportedError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
+_PORTION = 1 << 18
 _Loc = tuple[str, ...]
 
 
@@ -25,23 +25,40 @@ def load_image(url: str, max_pixels: int, loc: _Loc) -> Image.Image:
     return to_plain_rgb(_open(_decode(url, loc), max_pixels, loc), loc)
 
 
-def _decode(url: str, loc: _Loc) -> bytes:
+def _decode(url: str, loc: _Loc) -> io.BytesIO:
     header = _DATA_URL.match(url)
     if header is None:
         if url[:8].lower().startswith(("http://", "https://")):
             raise NotSupportedError("this server fetches no image URLs; send a data URL", loc)
         raise InvalidRequestError("an image must be a 'data:image/…;base64,…' URL", loc)
-    encoded = url[header.end() :].translate(_URL_SAFE).rstrip("=")
     try:
-        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+        return _decode_base64(url, header.end())
     except (binascii.Error, ValueError):
         raise InvalidRequestError("the image's base64 is not valid", loc) from None
 
 
-def _open(data: bytes, max_pixels: int, loc: _Loc) -> Image.Image:
+def _decode_base64(text: str, start: int) -> io.BytesIO:
+    """In portions, and without a copy of the whole: a worker thread in one long call would hold up
+    the event loop, too."""
+    tail = text[-_PORTION:]
+    end = len(text) - len(tail) + len(tail.rstrip("= \t\r\n"))
+    data, rest = io.BytesIO(), ""
+    for at in range(start, end, _PORTION):
+        portion = rest + text[at : min(at + _PORTION, end)].translate(_URL_SAFE)
+        if "=" in portion:
+            raise ValueError("padding before the end")
+        whole = len(portion) // 4 * 4
+        data.write(binascii.a2b_base64(portion[:whole], strict_mode=True))
+        rest = portion[whole:]
+    data.write(binascii.a2b_base64(rest + "=" * (-len(rest) % 4), strict_mode=True))
+    data.seek(0)
+    return data
+
+
+def _open(data: io.BytesIO, max_pixels: int, loc: _Loc) -> Image.Image:
     """Read the header only, and check the size it states."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(data, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InvalidRequestError(
             f"the image has more than the {max_pixels / 1e6:g} megapixels allowed", loc
@@ -74,8 +91,10 @@ def to_plain_rgb(image: Image.Image, loc: _Loc = ()) -> Image.Image:
             return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
         if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
             image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, image).convert("RGB")
+            white = Image.new("RGB", image.size, (255, 255, 255))
+            # Not alpha_composite, which holds up all other threads.
+            white.paste(image, mask=image)
+            return white
         return image.convert("RGB")
     except Exception:  # as in _open: a broken file can raise anything
         raise InvalidRequestError("the image's data is broken or incomplete", loc) from None

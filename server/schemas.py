@@ -115,6 +115,11 @@ class ChatCompletionsRequest(BaseModel):
     top_logprobs: Integer | None = Field(None, ge=0, le=20, description="Extra parameter.")
     n: Literal[1] | None = Field(None, description="Extra parameter; one answer is all there is.")
 
+    @property
+    def has_pictures(self) -> bool:
+        lists = [m.content for m in self.messages if isinstance(m.content, list)]
+        return any(part.type != "text" for parts in lists for part in parts)
+
     @model_validator(mode="before")
     @classmethod
     def _one_stop_string(cls, value: Any) -> Any:

@@ -5,12 +5,13 @@ from starlette.responses import Response
 
 from ..completion import start_completion
 from ..extra_parameters import apply_extra_parameters
+from ..json_body import JSONBodyRoute
 from ..json_response import AsciiJSONResponse
 from ..schemas import ChatCompletionsRequest
 from ..streaming import EventStream, completion_events, unless_client_leaves, whole_completion
 from .deps import EngineDep, ProcessorDep
 
-router = APIRouter()
+router = APIRouter(route_class=JSONBodyRoute)
 
 
 @router.post("/chat/completions")
