@@ -1,4 +1,5 @@
-"""How much memory loading takes: the peak above an idle interpreter, over the weights' bytes.
+"""How much memory loading takes: the peak above an idle interpreter, over the weights' bytes; the
+packing of weights for the processor included.
 
 Each measurement runs in a fresh process, so that nothing is left over from the one before. Peak
 and idle are resident set sizes as the kernel counts them, pages of mapped files included.
@@ -51,6 +52,8 @@ def measure(checkpoint: Path, dtype: str) -> dict[str, float]:
     import torch
 
     from model_config import from_checkpoint
+    from scoring.models.native_kernels import load_native
+    from scoring.models.packed_linear import pack_linears
     from scoring.weights import build_empty, load_model
 
     config = from_checkpoint(checkpoint)
@@ -60,8 +63,9 @@ def measure(checkpoint: Path, dtype: str) -> dict[str, float]:
     model = load_model(
         checkpoint, config, torch.device("cpu"), getattr(torch, dtype), lambda done, total: None
     )
-    seconds = time.perf_counter() - start
     weights = sum(p.nbytes for p in model.parameters())
+    pack_linears(model, load_native(getattr(torch, dtype), config.text)[0])
+    seconds = time.perf_counter() - start
     return {"weights": weights, "peak": _status("VmHWM") - idle, "seconds": seconds}
 
 

@@ -13,7 +13,8 @@ _PAGE_BYTES = 2 << 20
 def empty_in_large_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """torch.empty on the CPU, where Linux can in pages of 2 MiB: a step would miss the processor's
     page tables all the time, and small pages may lie so badly that a process's decoding is a
-    quarter slower for all its life. Memory is taken when it is first touched."""
+    quarter slower for all its life. Memory is taken when it is first touched, and given back to the
+    system when the tensor goes."""
     num_bytes = math.prod(shape) * dtype.itemsize
     if num_bytes < _PAGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)

@@ -9,10 +9,12 @@ import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from model_config import ModelConfig
 
 from .errors import CheckpointError
+from .large_pages import empty_in_large_pages
 from .models.phi3_vision import Phi3VisionForCausalLM
 
 # A file's pages count as ours while it is open, so it is closed and opened anew after so many
@@ -127,10 +129,17 @@ def _fill(
     for names in _openings(stored):
         with safe_open(stored[names[0]].file, framework="pt") as handle:
             for name in names:
-                value = handle.get_tensor(name).to(device, dtype, copy=True)
+                value = _on(device, handle.get_tensor(name), dtype)
                 set_module_tensor_to_device(model, name, device, value=value, dtype=dtype)
                 done += stored[name].num_bytes
                 progress(done, total)
+
+
+def _on(device: torch.device, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy: what was read goes when the file is closed."""
+    if device.type == "cpu":
+        return empty_in_large_pages(tuple(value.shape), dtype).copy_(value)
+    return value.to(device, dtype, copy=True)
 
 
 def _openings(stored: dict[str, _StoredTensor]) -> list[list[str]]:

@@ -35,7 +35,7 @@ class NativeLinear(nn.Module):
         self._units = self.in_features * linear.weight.itemsize // 4
         self._linear = native.linear
         rest = -self.out_features % _PANEL
-        weight = F.pad(linear.weight, (0, 0, 0, rest))
+        weight = F.pad(linear.weight, (0, 0, 0, rest)) if rest else linear.weight
         weight = weight.view(-1, _PANEL, self._units, 4 // weight.itemsize).transpose(1, 2)
         self._packed = empty_in_large_pages(tuple(weight.shape), weight.dtype).copy_(weight)
         self._bias = None if linear.bias is None else F.pad(linear.bias, (0, rest))
@@ -84,7 +84,8 @@ def pack_linears(model: nn.Module, native: NativeKernels | None) -> None:
     ):
         logger.warning("oneDNN's packed weights do not work here: linear layers stay as they are")
         return
-    for parent in list(model.modules()):
+    # Nothing here may hold a layer that has been replaced: all weights would be there twice.
+    for parent in [m for m in model.modules() if not isinstance(m, nn.Linear)]:
         for name, child in parent.named_children():
             if not isinstance(child, nn.Linear):
                 continue
