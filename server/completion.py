@@ -85,6 +85,10 @@ class Completion:
             "total_tokens": self.num_prompt_tokens + self.num_output_tokens,
         }
 
+    @property
+    def has_logprobs(self) -> bool:
+        return self._sequence.params.logprobs is not None
+
     async def deltas(self, engine: AsyncEngine) -> AsyncGenerator[Delta, None]:
         """Text as it becomes certain. Close it to abort; raises what `generate` raises."""
         async with aclosing(engine.generate(self._sequence)) as outputs:

@@ -120,7 +120,7 @@ async def whole_completion(completion: Completion, engine: AsyncEngine) -> dict[
         "index": 0,
         "message": {"role": "assistant", "content": text, "tool_calls": None},
         "finish_reason": reason,
-        "logprobs": {"content": logprobs} if logprobs else None,
+        "logprobs": {"content": logprobs} if completion.has_logprobs else None,
     }
     return {
         **_head(completion),

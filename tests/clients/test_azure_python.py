@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from azure.ai.inference import ChatCompletionsClient, load_client
@@ -48,6 +49,10 @@ class RequestCount:
 
     def __init__(self, server: RunningServer) -> None:
         self._server = server
+        # The line of the test before may still be on its way: one after it is waited for.
+        marker = uuid4().hex
+        server.request("GET", "/info", headers={"x-request-id": marker})
+        wait_until(lambda: f"id={marker}" in server.log, 5, "the marker's line")
         self._start = self._lines()
 
     def _lines(self) -> int:

