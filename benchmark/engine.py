@@ -8,6 +8,7 @@ one by one, on a padded batch, and its continuous batching. Every number is the 
 rounds, with the lowest and the highest. Ratios are taken within a round. Sections:
 
     throughput  tokens per second of the four systems on three workloads
+    int8        8-bit weights: their speed beside bfloat16's, and their error
     agreement   float32: our tokens equal generate()'s
     decode      the part of the memory's speed that decoding reaches at 1, 4 and 16 rows
     host        what a step costs besides the forward, at 16 and 64 rows
@@ -35,11 +36,12 @@ from .host_cost import measure_host_cost
 from .mid_checkpoint import mid_checkpoints
 from .mixed_load import measure_mixed_load
 from .pictures import PicturePrompts, measure_prefix
+from .quantization import measure_quantization
 from .report import Report
 from .systems import build_ours
 from .throughput import check_agreement, measure_throughput
 
-_SECTIONS = ("throughput", "agreement", "decode", "host", "prefix", "mixed")
+_SECTIONS = ("throughput", "int8", "agreement", "decode", "host", "prefix", "mixed")
 
 
 def main() -> None:
@@ -74,6 +76,9 @@ def _measure(report: Report, options: argparse.Namespace) -> Iterator[None]:
         yield
     if "throughput" in sections:
         measure_throughput(report, mid, rounds, options.threads)
+        yield
+    if "int8" in sections:
+        measure_quantization(report, mid, rounds, options.threads)
         yield
     engine = build_ours(mid.model, "bfloat16")
     if "decode" in sections:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from transformers.utils import logging as transformers_logging
 
 from scoring.engine import Engine, build_engine
-from scoring.engine_config import DtypeName, EngineConfig
+from scoring.engine_config import DtypeName, EngineConfig, QuantizationName
 from scoring.sequence import ImageSpan, SamplingParams, Sequence, TokenOutput
 
 from .workload import Request
@@ -39,7 +39,9 @@ class System(Protocol):
         """Serve all requests, handed in together; exactly num_output tokens for each."""
 
 
-def build_ours(checkpoint: Path, dtype: DtypeName) -> Engine:
+def build_ours(
+    checkpoint: Path, dtype: DtypeName, quantization: QuantizationName = "none"
+) -> Engine:
     config = EngineConfig(
         checkpoint,
         device="cpu",
@@ -47,6 +49,7 @@ def build_ours(checkpoint: Path, dtype: DtypeName) -> Engine:
         kv_cache_bytes=_KV_CACHE_BYTES * (2 if dtype == "float32" else 1),
         max_num_seqs=_MAX_NUM_SEQS,
         kernels="auto",
+        quantization=quantization,
     )
     return build_engine(config, lambda done, total: None)
 
@@ -87,6 +90,12 @@ class Ours:
             [output.token_id for output in outputs[sequence.id] if output.token_id is not None]
             for sequence in sequences
         ]
+
+
+class OursInt8(Ours):
+    """The same with 8-bit decoder layers."""
+
+    name = "ours, int8"
 
 
 def load_twin(checkpoint: Path, dtype: torch.dtype) -> Any:
@@ -196,5 +205,7 @@ def build_system(name: str, checkpoint: Path, twin: Path) -> System:
     """The system of that name in bfloat16: ours on the checkpoint, transformers' on its twin."""
     if name == Ours.name:
         return Ours(build_ours(checkpoint, "bfloat16"))
+    if name == OursInt8.name:
+        return OursInt8(build_ours(checkpoint, "bfloat16", "int8"))
     theirs = {system.name: system for system in (OneByOne, StaticBatch, ContinuousBatching)}
     return theirs[name](load_twin(twin, torch.bfloat16))

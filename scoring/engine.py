@@ -181,7 +181,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     model = load_model(config.checkpoint, model_config, device, dtype, progress)
     native = _native(config, model_config, device, dtype)
     if device.type == "cpu":
-        pack_linears(model, native)
+        pack_linears(model, native, model.model.layers if config.quantization == "int8" else None)
         if native is not None and fits_heads(model_config.vision.head_dim):
             model.tower.use_native_attention(native)
     compiles = config.kernels == "compiled" or (config.kernels == "auto" and _is_worth_it(model))
@@ -228,14 +228,20 @@ def assemble(
 def _native(
     config: EngineConfig, model_config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> NativeKernels | None:
-    """Raises CheckpointError where native kernels are asked for and cannot be had."""
-    if device.type != "cpu" or config.kernels not in ("auto", "native"):
-        return None
-    native, why = load_native(dtype, model_config.text)
+    """Raises CheckpointError where native kernels are needed and cannot be had."""
+    native, why = None, f"they are for a CPU, not {device.type}"
+    if device.type == "cpu":
+        if config.kernels not in ("auto", "native"):
+            why = f"kernels are {config.kernels!r}"
+        else:
+            native, why = load_native(dtype, model_config.text)
     if native is None:
         logger.info("no native kernels: %s", why)
-        if config.kernels == "native":
-            raise CheckpointError(f"the native kernels cannot be used: {why}")
+        needed = "native" if config.kernels == "native" else config.quantization
+        if needed != "none":
+            raise CheckpointError(
+                f"{needed!r} needs the native kernels, which cannot be used: {why}"
+            )
     return native
 
 

@@ -9,6 +9,7 @@ from .errors import CheckpointError
 DeviceName = Literal["auto", "cuda", "cpu"]
 KernelsName = Literal["auto", "native", "compiled", "eager"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+QuantizationName = Literal["none", "int8"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class EngineConfig:
     seconds; compiled: torch.compile, half a minute at the first start; eager: neither, and no C++
     compiler needed. auto: native where it can be, else compiled for a model large enough to gain
     from it, else eager.
+    quantization: of the decoder layers. int8: 8-bit weights, and inputs as they come; needs the
+    native kernels.
     max_crops: of pictures, encoded in a step. The shares, tokens and crops that each prompt, up to
     four, brings to a step in which others decode, keep the others' tokens coming; None: 24 tokens
     and a sixth of a crop on a CPU, 512 tokens and 17 crops on a GPU.
@@ -35,6 +38,7 @@ class EngineConfig:
     feature_cache_bytes: int = 512 << 20
     prefix_cache: bool = True
     kernels: KernelsName = "auto"
+    quantization: QuantizationName = "none"
     max_crops: int = 34
     prompt_share: int | None = None
     crops_share: float | None = None

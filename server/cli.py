@@ -39,6 +39,7 @@ def serve(
     no_auth: Annotated[bool | None, _flag("no_auth")] = None,
     device: Annotated[str | None, _flag("device")] = None,
     dtype: Annotated[str | None, _flag("dtype")] = None,
+    quantization: Annotated[str | None, _flag("quantization")] = None,
     max_model_len: Annotated[int | None, _flag("max_model_len")] = None,
     max_num_seqs: Annotated[int | None, _flag("max_num_seqs")] = None,
     max_num_batched_tokens: Annotated[int | None, _flag("max_num_batched_tokens")] = None,

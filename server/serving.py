@@ -84,6 +84,7 @@ def to_engine_config(settings: Settings, checkpoint: Path) -> EngineConfig:
         checkpoint=checkpoint,
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         max_model_len=settings.max_model_len,
         kv_cache_bytes=None if gib is None else int(gib * 2**30),
         max_num_seqs=settings.max_num_seqs,

@@ -26,10 +26,26 @@ from .kernels import EAGER, Kernels
 logger = logging.getLogger(__name__)
 
 _SOURCES = Path(__file__).parent / "native"
-_CPU_FEATURES = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16", "fma3")
+_CPU_FEATURES = (
+    "avx512_f",
+    "avx512_bw",
+    "avx512_dq",
+    "avx512_vl",
+    "avx512_bf16",
+    "avx512_vnni",
+    "fma3",
+)
 _FLAGS = (
     *("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-w"),
-    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
+    *(
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mavx512bf16",
+        "-mavx512vnni",
+        "-mfma",
+    ),
 )
 _BUILD_TIMEOUT_S = 120
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
@@ -39,6 +55,7 @@ _WIDTH_MULTIPLE = _BLOCK_MULTIPLE = 16
 _PTR, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "linear": (*[_PTR] * 4, *[_LONG] * 3, _INT),
+    "linear_int8": (*[_PTR] * 5, *[_LONG] * 3, _INT),
     "attend": (*[_PTR] * 7, *[_LONG] * 5, _INT, _INT),
     "rms_norm": (*[_PTR] * 5, *[_LONG] * 2, _FLOAT, _INT),
     "rotate_and_write": (*[_PTR] * 7, *[_LONG] * 4, _INT),
@@ -57,7 +74,7 @@ class NativeKernels:
             function = getattr(library, f"{name}_{_DTYPES[dtype]}")
             function.argtypes, function.restype = types, None
             self._functions[name] = function
-        self.linear = self._functions["linear"]
+        self.linear, self.linear_int8 = self._functions["linear"], self._functions["linear_int8"]
 
     def kernels(self, block_size: int) -> Kernels:
         """block_size: of the cache; its blocks get a layout that only `attend` knows."""

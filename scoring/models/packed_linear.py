@@ -1,9 +1,9 @@
 """Linear layers whose weights lie as the processor wants them.
 
 A plain linear layer re-arranges its weight in every call with few rows, which costs more than the
-product. NativeLinear uses our own kernel; OneDnnLinear two operators that are torch's own but
-private (Inductor uses them for frozen weights), so they are tried once against the plain layer
-before anything relies on them.
+product. NativeLinear and NativeInt8Linear use our own kernel; OneDnnLinear two operators that are
+torch's own but private (Inductor uses them for frozen weights), so they are tried once against the
+plain layer before anything relies on them.
 """
 
 import logging
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # to 8).
 _ROWS_HINT = 16
 _PANEL = 32  # outputs that native/linear.h computes together
+_INT8_WIDTH_MULTIPLE, _SMALLEST_SCALE = 16, 1e-30
 
 
 class NativeLinear(nn.Module):
@@ -59,6 +60,41 @@ class NativeLinear(nn.Module):
         return out
 
 
+class NativeInt8Linear(nn.Module):
+    """nn.Linear without a bias in 8 bits, on the native kernel. Weights have a scale for each
+    output, inputs one for each row, as it comes. Products are added up exactly.
+
+    packed: (panels, in_features / 4, 32, 4).
+    """
+
+    def __init__(self, linear: nn.Linear, native: NativeKernels) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._linear = native.linear_int8
+        rest = -self.out_features % _PANEL
+        weight = F.pad(linear.weight.float(), (0, 0, 0, rest))
+        self._scales = weight.abs().amax(dim=1).clamp(min=_SMALLEST_SCALE) / 127
+        weight = (weight / self._scales[:, None]).round().to(torch.int8)
+        self._offsets = weight.sum(dim=1, dtype=torch.int32) * 128
+        weight = weight.view(-1, _PANEL, self.in_features // 4, 4).transpose(1, 2)
+        self._packed = empty_in_large_pages(tuple(weight.shape), weight.dtype).copy_(weight)
+
+    @staticmethod
+    def fits(linear: nn.Linear) -> bool:
+        return linear.bias is None and linear.in_features % _INT8_WIDTH_MULTIPLE == 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == self.in_features  # beyond it lies somebody else's memory
+        x = x.contiguous()
+        out = torch.empty(*x.shape[:-1], self.out_features, dtype=x.dtype)
+        self._linear(
+            x.data_ptr(), self._packed.data_ptr(), self._scales.data_ptr(),
+            self._offsets.data_ptr(), out.data_ptr(), x.numel() // self.in_features,
+            self.in_features // 4, self.out_features, torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
 class OneDnnLinear(nn.Module):
     """nn.Linear with a packed weight; keeps no plain copy."""
 
@@ -76,9 +112,13 @@ class OneDnnLinear(nn.Module):
 
 
 @torch.inference_mode()
-def pack_linears(model: nn.Module, native: NativeKernels | None) -> None:
-    """Replace every linear layer inside the model, one by one; log and do nothing where neither
-    the native kernels nor oneDNN's can be used."""
+def pack_linears(
+    model: nn.Module, native: NativeKernels | None, in_int8: nn.Module | None = None
+) -> None:
+    """Replace every linear layer inside the model, one by one, those inside in_int8 by 8-bit ones,
+    which takes the native kernels; log and do nothing where neither these nor oneDNN's can be
+    used."""
+    eight_bit = set() if in_int8 is None else set(in_int8.modules())
     if native is None and not _onednn_works(
         next(m for m in model.modules() if isinstance(m, nn.Linear))
     ):
@@ -91,6 +131,8 @@ def pack_linears(model: nn.Module, native: NativeKernels | None) -> None:
                 continue
             if native is None:
                 setattr(parent, name, OneDnnLinear(child))
+            elif parent in eight_bit and NativeInt8Linear.fits(child):
+                setattr(parent, name, NativeInt8Linear(child, native))
             elif NativeLinear.fits(child, native):
                 setattr(parent, name, NativeLinear(child, native))
 

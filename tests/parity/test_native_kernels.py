@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model_config import from_checkpoint
 from scoring.batch import FlatBatch
 from scoring.engine import Engine, build_engine
 from scoring.engine_config import EngineConfig
@@ -16,7 +17,7 @@ from scoring.errors import CheckpointError
 from scoring.models import native_kernels
 from scoring.models.attention import CpuBackend
 from scoring.models.native_kernels import NativeKernels, load_native
-from scoring.models.packed_linear import NativeLinear
+from scoring.models.packed_linear import NativeInt8Linear, NativeLinear
 from scoring.sequence import SamplingParams, Sequence
 
 from .test_generation import some_runs
@@ -164,6 +165,74 @@ def test_neighbours_and_threads_change_no_bit_of_a_linear_layer(native):
             torch.set_num_threads(before)
 
     assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_the_8_bit_layer_is_exact_but_for_its_rounding(native, rows):
+    linear = nn.Linear(192, 300, bias=False, dtype=native.dtype)
+    x = make_qkv(rows, 32, native.dtype)[:, :192].contiguous()
+    x[1:2] = 0
+    with torch.inference_mode():
+        weight = linear.weight.double()
+        weight_scale = weight.abs().amax(1, keepdim=True) / 127
+        x_scale = (x.double().abs().amax(1, keepdim=True) / 127).clamp(min=1e-300)
+        exact = (x.double() / x_scale).round() @ (weight / weight_scale).round().T
+        expected = exact * x_scale * weight_scale.T
+
+        ours = NativeInt8Linear(linear, native)(x)
+
+    # A number that lies between two bytes may go either way.
+    off = (ours.double() - expected).abs().amax() / expected.abs().amax()
+    assert off < (1e-4 if native.dtype is torch.float32 else 1e-2)
+    assert (ours.double() - x.double() @ weight.T).abs().amax() < 0.02 * expected.abs().amax()
+
+
+def test_neighbours_and_threads_change_no_bit_of_the_8_bit_layer(native):
+    linear = nn.Linear(192, 300, bias=False, dtype=native.dtype)
+    x = make_qkv(90, 32, native.dtype)[:, :192].contiguous()
+    with torch.inference_mode():
+        packed = NativeInt8Linear(linear, native)
+        whole = packed(x)
+        parts = [packed(x[first : first + size]) for first, size in ((0, 1), (1, 15), (16, 74))]
+        bad = x.clone()
+        bad[3, 5], bad[4, 7] = math.nan, math.inf
+        spoiled = packed(bad)
+
+    assert torch.equal(torch.cat(parts), whole)
+    assert spoiled[3:5].isfinite().logical_not().all()
+    assert torch.equal(spoiled[5:], whole[5:])
+
+
+def test_an_engine_in_8_bits_stays_close(golden, tiny):
+    def first_logprobs(quantization: str) -> list[dict[int, float]]:
+        config = EngineConfig(
+            tiny, device="cpu", dtype="float32", quantization=quantization,
+            kv_cache_bytes=64 << 20, max_model_len=2816,
+        )  # fmt: skip
+        engine = build_engine(config, lambda done, total: None)
+        sequences, _ = some_runs(golden, ["image_square", "text_user"])
+        for sequence in sequences:
+            sequence.params = SamplingParams(max_tokens=1, logprobs=20)
+            engine.add(sequence)
+        found = {}
+        while engine.has_work:
+            found |= {output.sequence_id: dict(output.logprobs.top) for output in engine.step()}
+        return [found[sequence.id] for sequence in sequences]
+
+    if load_native(torch.float32, from_checkpoint(tiny).text)[0] is None:
+        pytest.skip("no native kernels here")
+    for exact, rounded in zip(first_logprobs("none"), first_logprobs("int8"), strict=True):
+        shared = exact.keys() & rounded.keys()
+        assert len(shared) >= 15
+        differences = [abs(exact[token] - rounded[token]) for token in shared]
+        assert 0 < max(differences) < 0.1
+
+
+def test_8_bits_without_the_native_kernels_are_refused(tiny):
+    config = EngineConfig(tiny, device="cpu", kernels="eager", quantization="int8")
+
+    with pytest.raises(CheckpointError, match="'int8' needs the native kernels"):
+        build_engine(config, lambda done, total: None)
 
 
 def test_writing_the_same_keys_twice_is_harmless(native):

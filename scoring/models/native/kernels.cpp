@@ -20,8 +20,14 @@
 #define FOR_DTYPE(D, name)                                                                         \
     extern "C" void linear_##name(const void* x, const void* packed, const void* bias, void* out,  \
                                   long rows, long units, long num_out, int threads) {              \
-        linear<D>((const Unit*)x, (const __m512i*)packed, (const D::T*)bias, (D::T*)out, rows,     \
-                  units, num_out, threads);                                                        \
+        linear<D>(Plain<D>{(const D::T*)bias}, (const Unit*)x, (const __m512i*)packed, (D::T*)out, \
+                  rows, units, num_out, threads);                                                  \
+    }                                                                                              \
+    extern "C" void linear_int8_##name(const void* x, const void* packed, const void* scales,      \
+                                       const void* offsets, void* out, long rows, long units,      \
+                                       long num_out, int threads) {                                \
+        linear_int8<D>((const D::T*)x, (const __m512i*)packed, (const float*)scales,               \
+                       (const int32_t*)offsets, (D::T*)out, rows, units, num_out, threads);        \
     }                                                                                              \
     extern "C" void attend_##name(const void* query, const void* keys, const void* values,         \
                                   void* out, const void* tables, const void* query_starts,         \
