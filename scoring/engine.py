@@ -17,7 +17,8 @@ from .engine_config import EngineConfig, EngineLimits, EngineStats
 from .errors import CheckpointError, ContextLengthError, InvalidSequenceError
 from .kv_cache import KVCache, activation_bytes, bytes_per_token, cache_bytes
 from .model_runner import ModelRunner
-from .models.attention import AttentionBackend, choose_backend
+from .models.attention.choose import choose_backend
+from .models.attention.interface import AttentionBackend
 from .models.native_kernels import NativeKernels, fits_heads, load_native
 from .models.packed_linear import pack_linears
 from .models.phi3_vision import Phi3VisionForCausalLM

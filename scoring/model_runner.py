@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .batch import to_flat_batch
 from .kv_cache import KVCache
-from .models.attention import AttentionBackend
+from .models.attention.interface import AttentionBackend
 from .models.kernels import EAGER, Kernels
 from .models.phi3_vision import Phi3VisionForCausalLM
 from .picture_encoder import PictureEncoder

@@ -13,7 +13,7 @@ from model_config import TextConfig
 
 from ..batch import FlatBatch
 from ..kv_cache import KVCache
-from .attention import AttentionBackend
+from .attention.interface import AttentionBackend
 from .kernels import Kernels
 
 

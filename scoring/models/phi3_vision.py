@@ -15,7 +15,7 @@ from model_config import ModelConfig, TextConfig, VisionConfig
 
 from ..batch import FlatBatch
 from ..kv_cache import KVCache
-from .attention import AttentionBackend
+from .attention.interface import AttentionBackend
 from .kernels import EAGER, Kernels
 from .native_kernels import NativeKernels
 from .phi3 import DecoderStep, LongRope, Phi3DecoderLayer, RMSNorm

@@ -10,13 +10,10 @@ from scoring.engine import Engine, assemble, build_engine
 from scoring.engine_config import EngineConfig
 from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner
-from scoring.models.attention import (
-    AttentionBackend,
-    CompiledBackend,
-    CpuBackend,
-    SdpaBackend,
-    paged_decode,
-)
+from scoring.models.attention.compiled import CompiledBackend, paged_decode
+from scoring.models.attention.cpu import CpuBackend
+from scoring.models.attention.interface import AttentionBackend
+from scoring.models.attention.sdpa import SdpaBackend
 from scoring.models.kernels import EAGER, Kernels
 from scoring.models.native_kernels import load_native
 

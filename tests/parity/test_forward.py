@@ -13,7 +13,7 @@ from scoring.batch import to_flat_batch
 from scoring.block_manager import BlockManager
 from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner
-from scoring.models.attention import SdpaBackend
+from scoring.models.attention.sdpa import SdpaBackend
 from scoring.models.phi3_vision import Phi3VisionForCausalLM
 from scoring.scheduler import ScheduledRow
 from scoring.sequence import Sequence

@@ -18,7 +18,7 @@ from scoring.errors import CheckpointError
 from scoring.image_processor import HDPicture
 from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner
-from scoring.models.attention import SdpaBackend
+from scoring.models.attention.sdpa import SdpaBackend
 from scoring.sequence import FinishReason, ImageSpan, SamplingParams, Sequence
 
 from .golden import RUNS, Golden

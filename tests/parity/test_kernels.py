@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from scoring.engine import build_engine
 from scoring.engine_config import EngineConfig
-from scoring.models.attention import paged_decode
+from scoring.models.attention.compiled import paged_decode
 from scoring.models.kernels import EAGER, Kernels, compiled_kernels
 from scoring.models.native_kernels import load_native
 from scoring.models.packed_linear import NativeLinear, OneDnnLinear, pack_linears

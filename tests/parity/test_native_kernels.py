@@ -15,7 +15,7 @@ from scoring.engine import Engine, build_engine
 from scoring.engine_config import EngineConfig
 from scoring.errors import CheckpointError
 from scoring.models import native_kernels
-from scoring.models.attention import CpuBackend
+from scoring.models.attention.cpu import CpuBackend
 from scoring.models.native_kernels import NativeKernels, load_native
 from scoring.models.packed_linear import NativeInt8Linear, NativeLinear
 from scoring.sequence import SamplingParams, Sequence

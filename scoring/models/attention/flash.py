@@ -1,0 +1,66 @@
+"""Attention by the flash-attn package, an extra."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...batch import FlatBatch
+
+
+@dataclass(frozen=True)
+class _FlashMetadata:
+    """cu_query_lens, cu_context_lens: (S + 1,) int32 running sums from 0."""
+
+    cu_query_lens: Tensor
+    cu_context_lens: Tensor
+    max_query_len: int
+    max_context_len: int
+    block_tables: Tensor
+
+
+class FlashAttnBackend:
+    """The flash-attn package's varlen kernel, reading the cache through block tables.
+
+    Not run on a GPU by its authors yet; blocks must be a multiple of 256 tokens for it.
+    """
+
+    name = "flash_attn"
+    block_size = 256
+
+    def __init__(self) -> None:
+        from flash_attn import flash_attn_varlen_func  # an extra, imported only here
+
+        self._varlen = flash_attn_varlen_func
+
+    def plan(self, batch: FlatBatch) -> _FlashMetadata:
+        def running_sum(lengths: list[int]) -> Tensor:
+            sums = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+            return sums.to(batch.positions.device, non_blocking=True)
+
+        return _FlashMetadata(
+            running_sum(batch.query_lens),
+            running_sum(batch.context_lens),
+            max(batch.query_lens, default=0),
+            max(batch.context_lens, default=0),
+            batch.block_tables,
+        )
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, metadata: _FlashMetadata
+    ) -> Tensor:
+        if not len(query):  # of a step's last layer, when no row emits
+            return query
+        paged = (-1, self.block_size, *keys.shape[1:])
+        output: Tensor = self._varlen(
+            query,
+            keys.view(paged),
+            values.view(paged),
+            cu_seqlens_q=metadata.cu_query_lens,
+            cu_seqlens_k=metadata.cu_context_lens,
+            max_seqlen_q=metadata.max_query_len,
+            max_seqlen_k=metadata.max_context_len,
+            causal=True,
+            block_table=metadata.block_tables,
+        )
+        return output

@@ -1,0 +1,24 @@
+"""What every backend does: plan once per step, then attend layer by layer."""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ...batch import FlatBatch
+
+
+class AttentionBackend(Protocol):
+    """block_size: tokens of a cache block that this backend wants. Metadata is its own affair."""
+
+    name: str
+    block_size: int
+
+    def plan(self, batch: FlatBatch) -> Any:
+        """What `attend` needs of the batch, computed once for all layers."""
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, metadata: Any) -> Tensor:
+        """Causal attention of each token over its own sequence.
+
+        query: (T, heads, head_dim). keys, values: one layer of the cache, (num_slots, heads,
+        head_dim), this step's tokens already in it. → (T, heads, head_dim).
+        """
