@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ class FlatBatch:
     input_ids, positions, regimes, slot_mapping: (T,) int64. Image slots have the id 0. regimes: 0
     for the short rope factors, 1 for the long ones. slot_mapping: where in the cache, counted in
     tokens, a token's key goes. block_tables: (S, B) int32, short rows padded with 0.
-    query_lens, context_lens: per row, the tokens of this step and the tokens in the cache once
-    this step's are written. emitting: the rows that emit; last_tokens: their newest tokens'
-    indices in 0 … T.
+    query_starts: (S + 1,) int32, where each row's tokens begin. key_lens: (S,) int32, per row, the
+    tokens in the cache once this step's are written.
+    query_lens, context_lens: what query_starts and key_lens say, on the host. context_lens is None
+    where only the device knows: in a captured step, whose rows are all decodes. emitting: the rows
+    that emit; last_tokens: their newest tokens' indices in 0 … T.
     """
 
     input_ids: Tensor
@@ -26,8 +29,10 @@ class FlatBatch:
     regimes: Tensor
     slot_mapping: Tensor
     block_tables: Tensor
+    query_starts: Tensor
+    key_lens: Tensor
     query_lens: list[int]
-    context_lens: list[int]
+    context_lens: list[int] | None
     emitting: list[int]
     last_tokens: Tensor
 
@@ -39,16 +44,23 @@ class FlatBatch:
 
     def of_last_tokens(self) -> "FlatBatch":
         """The rows that emit with their newest token alone."""
+        assert self.context_lens is not None
+        num_rows = len(self.emitting)
+        rows = torch.tensor(self.emitting, dtype=torch.int64).to(
+            self.key_lens.device, non_blocking=True
+        )
         return FlatBatch(
             input_ids=self.input_ids[self.last_tokens],
             positions=self.positions[self.last_tokens],
             regimes=self.regimes[self.last_tokens],
             slot_mapping=self.slot_mapping[self.last_tokens],
-            block_tables=self.block_tables[self.emitting],
-            query_lens=[1] * len(self.emitting),
+            block_tables=self.block_tables[rows],
+            query_starts=_arange(num_rows + 1, self.key_lens).int(),
+            key_lens=self.key_lens[rows],
+            query_lens=[1] * num_rows,
             context_lens=[self.context_lens[row] for row in self.emitting],
-            emitting=list(range(len(self.emitting))),
-            last_tokens=torch.arange(len(self.emitting), device=self.last_tokens.device),
+            emitting=list(range(num_rows)),
+            last_tokens=_arange(num_rows, self.last_tokens),
         )
 
 
@@ -74,6 +86,7 @@ def to_flat_batch(rows: Items[ScheduledRow], block_size: int, device: torch.devi
     tables = [
         row.sequence.block_table + [0] * (width - len(row.sequence.block_table)) for row in rows
     ]
+    query_lens, context_lens = [row.num_tokens for row in rows], [row.end for row in rows]
 
     def to_device(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
@@ -84,8 +97,14 @@ def to_flat_batch(rows: Items[ScheduledRow], block_size: int, device: torch.devi
         regimes=to_device(regimes),
         slot_mapping=to_device(slots),
         block_tables=to_device(tables, torch.int32),
-        query_lens=[row.num_tokens for row in rows],
-        context_lens=[row.end for row in rows],
+        query_starts=to_device([0, *accumulate(query_lens)], torch.int32),
+        key_lens=to_device(context_lens, torch.int32),
+        query_lens=query_lens,
+        context_lens=context_lens,
         emitting=[index for index, row in enumerate(rows) if row.emits],
         last_tokens=to_device(last_tokens),
     )
+
+
+def _arange(end: int, like: Tensor) -> Tensor:
+    return torch.arange(end, device=like.device)

@@ -18,7 +18,8 @@ _GPU_FRACTION = 0.9
 class KVCache:
     """Keys and values of all layers, by slot: slot = block * block_size + offset.
 
-    data: (layers, 2, num_slots, heads, head_dim).
+    data: (layers, 2, num_slots, heads, head_dim). Behind the blocks that sequences get lies one
+    more, spare_block: rows that only fill up a captured step write there.
     """
 
     def __init__(
@@ -30,7 +31,8 @@ class KVCache:
         device: torch.device,
     ) -> None:
         text = config.text
-        shape = (text.num_layers, 2, num_blocks * block_size, text.num_heads, text.head_dim)
+        num_slots = (num_blocks + 1) * block_size
+        shape = (text.num_layers, 2, num_slots, text.num_heads, text.head_dim)
         if device.type == "cpu":
             self.data = empty_in_large_pages(shape, dtype)
         else:
@@ -39,6 +41,7 @@ class KVCache:
         self.data.zero_()
         self._layers = [(layer[0], layer[1]) for layer in self.data]
         self.num_blocks = num_blocks
+        self.spare_block = num_blocks
         self.block_size = block_size
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:

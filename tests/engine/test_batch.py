@@ -30,6 +30,7 @@ def test_rows_of_all_kinds_lie_one_after_the_other():
     assert batch.block_tables.tolist() == [[3, 0, 0], [5, 2, 7]]
     assert batch.block_tables.dtype is torch.int32
     assert (batch.query_lens, batch.context_lens) == ([1, 7], [6, 9])
+    assert (batch.query_starts.tolist(), batch.key_lens.tolist()) == ([0, 1, 8], [6, 9])
     assert batch.last_tokens.tolist() == [0]  # the chunk does not reach its sequence's end
     assert batch.num_decodes == 1
 
@@ -63,6 +64,7 @@ def test_of_last_tokens_keeps_the_rows_that_emit_with_one_token_each():
     assert last.slot_mapping.tolist() == [6, 8]
     assert last.block_tables.tolist() == [[1], [2]]
     assert (last.query_lens, last.context_lens) == ([1, 1], [3, 1])
+    assert (last.query_starts.tolist(), last.key_lens.tolist()) == ([0, 1, 2], [3, 1])
     assert (last.emitting, last.last_tokens.tolist()) == ([0, 1], [0, 1])
 
 

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
@@ -66,6 +66,8 @@ class Cache:
             regimes=nothing,
             slot_mapping=nothing,
             block_tables=torch.tensor([t + [0] * (width - len(t)) for t in tables]).int(),
+            query_starts=torch.tensor([0, *accumulate(map(len, queries))]).int(),
+            key_lens=torch.tensor(lengths).int(),
             query_lens=[len(query) for query in queries],
             context_lens=lengths,
             emitting=[],

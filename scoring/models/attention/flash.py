@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...batch import FlatBatch
@@ -26,6 +27,7 @@ class FlashAttnBackend:
     """
 
     name = "flash_attn"
+    can_capture = False
     block_size = 256
 
     def __init__(self) -> None:
@@ -34,13 +36,11 @@ class FlashAttnBackend:
         self._varlen = flash_attn_varlen_func
 
     def plan(self, batch: FlatBatch) -> _FlashMetadata:
-        def running_sum(lengths: list[int]) -> Tensor:
-            sums = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-            return sums.to(batch.positions.device, non_blocking=True)
-
+        assert batch.context_lens is not None
+        starts = F.pad(batch.key_lens.cumsum(0, dtype=torch.int32), (1, 0))
         return _FlashMetadata(
-            running_sum(batch.query_lens),
-            running_sum(batch.context_lens),
+            batch.query_starts,
+            starts,
             max(batch.query_lens, default=0),
             max(batch.context_lens, default=0),
             batch.block_tables,

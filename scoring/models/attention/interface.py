@@ -8,10 +8,13 @@ from ...batch import FlatBatch
 
 
 class AttentionBackend(Protocol):
-    """block_size: tokens of a cache block that this backend wants. Metadata is its own affair."""
+    """block_size: tokens of a cache block that this backend wants. can_capture: whether a batch of
+    decodes alone can be part of a CUDA graph: then plan and attend read its lengths on the device
+    only (batch.context_lens is None) and wait for nothing. Metadata is the backend's own affair."""
 
     name: str
     block_size: int
+    can_capture: bool
 
     def plan(self, batch: FlatBatch) -> Any:
         """What `attend` needs of the batch, computed once for all layers."""

@@ -35,17 +35,18 @@ class SdpaBackend:
     rows one by one. Right on any device; the gather makes it the slowest."""
 
     name = "sdpa"
+    can_capture = False
 
     def __init__(self, block_size: int = 16) -> None:
         self.block_size = block_size
 
     def plan(self, batch: FlatBatch) -> SdpaMetadata:
+        assert batch.context_lens is not None
         decodes = batch.num_decodes
         longest = max(batch.context_lens[:decodes], default=0)
         device = batch.positions.device
         slots = self._slots(batch.block_tables[:decodes], longest)  # (S, L)
-        lengths = torch.tensor(batch.context_lens[:decodes], device=device)
-        mask = torch.arange(longest, device=device) < lengths[:, None]
+        mask = torch.arange(longest, device=device) < batch.key_lens[:decodes, None]
         # Padding reads the row's own first key: a slot never written could hold a NaN, and
         # masked or not, 0 * NaN is NaN.
         slots = torch.where(mask, slots, slots[:, :1])
