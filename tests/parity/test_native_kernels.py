@@ -171,6 +171,7 @@ def test_neighbours_and_threads_change_no_bit_of_a_linear_layer(native):
 
 @pytest.mark.parametrize("rows", [1, 5, 40])
 def test_the_8_bit_layer_is_exact_but_for_its_rounding(native, rows):
+    torch.manual_seed(rows)  # a number that lies just between two bytes would be off by a whole one
     linear = nn.Linear(192, 300, bias=False, dtype=native.dtype)
     x = make_qkv(rows, 32, native.dtype)[:, :192].contiguous()
     x[1:2] = 0
