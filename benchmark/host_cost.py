@@ -78,7 +78,7 @@ def _watched(engine: Engine) -> Iterator[Stopwatch]:
     watch.wrap(inside._scheduler, "schedule", "schedule")
     watch.wrap(inside._scheduler, "update", "update")
     watch.wrap(scoring.model_runner, "to_flat_batch", "build")
-    watch.wrap(scoring.model_runner, "sample", "sample")
+    watch.wrap(scoring.model_runner, "select", "sample")
     watch.wrap(runner._attention, "plan", "plan")
     model = next(value for value in vars(runner).values() if isinstance(value, nn.Module))
     for method in ("forward", "embed", "logits", "encode_images"):

@@ -1,20 +1,24 @@
 """One step's rows as flat tensors."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from .scheduler import ScheduledRow
+from .sequence import Sequence
+from .transfers import to_device
 
 
 @dataclass(frozen=True)
 class FlatBatch:
     """T tokens of S sequences, row after row, decodes first.
 
-    input_ids, positions, regimes, slot_mapping: (T,) int64. Image slots have the id 0. regimes: 0
+    input_ids, positions, regimes, slot_mapping: (T,) int64. Image slots have the id 0, and so have
+    tokens that are PENDING, until somebody puts them in place; pending: their indices in T, and
+    whose they are. regimes: 0
     for the short rope factors, 1 for the long ones. slot_mapping: where in the cache, counted in
     tokens, a token's key goes. block_tables: (S, B) int32, short rows padded with 0.
     query_starts: (S + 1,) int32, where each row's tokens begin. key_lens: (S,) int32, per row, the
@@ -35,6 +39,7 @@ class FlatBatch:
     context_lens: list[int] | None
     emitting: list[int]
     last_tokens: Tensor
+    pending: list[tuple[int, Sequence]] = field(default_factory=list)
 
     @property
     def num_decodes(self) -> int:
@@ -46,9 +51,7 @@ class FlatBatch:
         """The rows that emit with their newest token alone."""
         assert self.context_lens is not None
         num_rows = len(self.emitting)
-        rows = torch.tensor(self.emitting, dtype=torch.int64).to(
-            self.key_lens.device, non_blocking=True
-        )
+        rows = to_device(torch.tensor(self.emitting, dtype=torch.int64), self.key_lens.device)
         return FlatBatch(
             input_ids=self.input_ids[self.last_tokens],
             positions=self.positions[self.last_tokens],
@@ -71,6 +74,7 @@ def to_flat_batch(rows: Items[ScheduledRow], block_size: int, device: torch.devi
     regimes: list[int] = []
     slots: list[int] = []
     last_tokens: list[int] = []
+    pending: list[tuple[int, Sequence]] = []
     for row in rows:
         sequence, table = row.sequence, row.sequence.block_table
         input_ids += [max(token, 0) for token in sequence.token_ids[row.start : row.end]]
@@ -82,27 +86,30 @@ def to_flat_batch(rows: Items[ScheduledRow], block_size: int, device: torch.devi
         ]
         if row.emits:
             last_tokens.append(len(input_ids) - 1)
+            if sequence.is_pending:
+                pending.append((len(input_ids) - 1, sequence))
     width = max(len(row.sequence.block_table) for row in rows)
     tables = [
         row.sequence.block_table + [0] * (width - len(row.sequence.block_table)) for row in rows
     ]
     query_lens, context_lens = [row.num_tokens for row in rows], [row.end for row in rows]
 
-    def to_device(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
+    def on_device(values: object, dtype: torch.dtype = torch.int64) -> Tensor:
+        return to_device(torch.tensor(values, dtype=dtype), device)
 
     return FlatBatch(
-        input_ids=to_device(input_ids),
-        positions=to_device(positions),
-        regimes=to_device(regimes),
-        slot_mapping=to_device(slots),
-        block_tables=to_device(tables, torch.int32),
-        query_starts=to_device([0, *accumulate(query_lens)], torch.int32),
-        key_lens=to_device(context_lens, torch.int32),
+        input_ids=on_device(input_ids),
+        positions=on_device(positions),
+        regimes=on_device(regimes),
+        slot_mapping=on_device(slots),
+        block_tables=on_device(tables, torch.int32),
+        query_starts=on_device([0, *accumulate(query_lens)], torch.int32),
+        key_lens=on_device(context_lens, torch.int32),
         query_lens=query_lens,
         context_lens=context_lens,
         emitting=[index for index, row in enumerate(rows) if row.emits],
-        last_tokens=to_device(last_tokens),
+        last_tokens=on_device(last_tokens),
+        pending=pending,
     )
 
 

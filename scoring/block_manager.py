@@ -98,6 +98,7 @@ class BlockManager:
                     self._cached[block] = None
         sequence.block_table.clear()
         sequence.block_hashes.clear()
+        sequence.table_version += 1
         sequence.num_computed = 0
 
     def forget(self, sequence: Sequence) -> None:

@@ -4,14 +4,18 @@ import logging
 import shutil
 import time
 import traceback
+from collections.abc import Callable
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
 
 import torch
 
 from model_config import ModelConfig, from_checkpoint
 
 from .block_manager import BlockManager
+from .cuda_graph import CudaGraphs
 from .encoder_progress import CROP_PARTS
 from .engine_config import EngineConfig, EngineLimits, EngineStats
 from .errors import CheckpointError, ContextLengthError, InvalidSequenceError
@@ -22,30 +26,52 @@ from .models.attention.interface import AttentionBackend
 from .models.native_kernels import NativeKernels, fits_heads, load_native
 from .models.packed_linear import pack_linears
 from .models.phi3_vision import Phi3VisionForCausalLM
-from .scheduler import SampledToken, ScheduledRow, Scheduler
+from .scheduler import ScheduledRow, Scheduler
 from .sequence import FinishReason, SamplingParams, Sequence, TokenOutput
+from .step import Runner, SampledStep
 from .weights import Progress, load_model
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Prompt tokens and crops that a prompt brings to a step that others wait for.
 _SHARES = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
 _LARGE_MODEL_BYTES = 256 << 20
 
 
-class Engine:
-    """Runs sequences together, a token each per step. Belongs to one thread."""
+@dataclass(frozen=True)
+class _UnderWay:
+    """The step under way, and its rows."""
 
-    def __init__(self, runner: ModelRunner, scheduler: Scheduler, limits: EngineLimits) -> None:
+    rows: Items[ScheduledRow]
+    step: SampledStep
+
+
+class Engine:
+    """Runs sequences together, a token each per step. Belongs to one thread.
+
+    Where the device computes while the host goes on, steps overlap: the next one is scheduled and
+    launched before the tokens of the one under way are known. It takes them on the device.
+
+        host     schedule, launch n+1 │ wait for n's tokens, enter them │ sample n+1 │ schedule …
+        device   … n ─────────────────┴───────│ n+1 ────────────────────────────────────────│ …
+    """
+
+    def __init__(
+        self, runner: Runner, scheduler: Scheduler, limits: EngineLimits, *, overlap: bool = False
+    ) -> None:
+        """overlap: launch a step before the last one's tokens are known."""
         self._runner = runner
         self._scheduler = scheduler
+        self._overlap = overlap
+        self._under_way: _UnderWay | None = None
         self._sequences: dict[str, Sequence] = {}
         self._num_leaked_blocks = 0
         self.limits = limits
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._sequences) or self._under_way is not None
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises InvalidSequenceError for one that must not reach the device:
@@ -63,21 +89,25 @@ class Engine:
             self._scheduler.abort(sequence)
 
     def step(self) -> list[TokenOutput]:
-        """One forward over everything that can run; at most one output per sequence."""
+        """Launch a step over everything that can run → what is known by now: one output per
+        sequence, as a rule."""
         outputs = self._expire()
         rows = self._scheduler.schedule()
-        if rows:
-            sampled = self._execute(rows)
-            if sampled is None and len(rows) > 1:
-                logger.warning("a step of %d rows failed; running them singly", len(rows))
-            if sampled is not None:
-                outputs += self._scheduler.update(rows, sampled)
-            else:
-                outputs += self._one_by_one(rows)
+        launched = self._attempt(rows, lambda: self._runner.launch(rows)) if rows else None
+        outputs += self._collect()
+        sampled = None if launched is None else self._attempt(rows, launched.sample)
+        del launched  # what it holds goes before others need the memory
+        if sampled is not None:
+            self._scheduler.advance(rows)
+            self._under_way = _UnderWay(rows, sampled)
+        elif rows:
+            outputs += self._one_by_one(rows)
+        if not self._overlap:
+            outputs += self._collect()
         for output in outputs:
             if output.finish_reason is not None:
                 self._sequences.pop(output.sequence_id, None)
-        if not self._sequences:
+        if not self.has_work:
             self._check_blocks()
         return outputs
 
@@ -99,12 +129,19 @@ class Engine:
             num_blocks_leaked=self._num_leaked_blocks,
         )
 
-    def _execute(self, rows: Items[ScheduledRow]) -> Items[SampledToken | None] | None:
-        """The runner's tokens, or None where it raised. Its exception, whose frames hold tensors,
-        is gone when this returns. A device error is no row's fault, and every later call on the
-        device would fail too: it is raised on."""
+    def _collect(self) -> list[TokenOutput]:
+        """Enter the tokens of the step under way, if there is one."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return []
+        return self._scheduler.update(under_way.rows, under_way.step.collect())
+
+    def _attempt(self, rows: Items[ScheduledRow], action: Callable[[], T]) -> T | None:
+        """What the action returns, or None where it raised. Its exception, whose frames hold
+        tensors, is gone when this returns. A device error is no row's fault, and every later call
+        on the device would fail too: it is raised on."""
         try:
-            return self._runner.execute(rows)
+            return action()
         except torch.AcceleratorError:
             raise
         except Exception:
@@ -117,16 +154,25 @@ class Engine:
     def _one_by_one(self, rows: Items[ScheduledRow]) -> list[TokenOutput]:
         """After a failed step: run its rows singly, so that only the culprit fails. Writing the
         same keys twice is harmless."""
+        if len(rows) > 1:
+            logger.warning("a step of %d rows failed; running them singly", len(rows))
         outputs = []
         for row in rows:
-            sampled = self._execute([row]) if len(rows) > 1 else None
-            if sampled is None:
+            if row.sequence.is_over:
+                continue  # with the step before
+            step = self._run_alone(row) if len(rows) > 1 else None
+            if step is None:
                 outputs.append(
                     self._scheduler.fail(row.sequence, "the model failed on this request")
                 )
             else:
-                outputs += self._scheduler.update([row], sampled)
+                self._scheduler.advance([row])
+                outputs += self._scheduler.update([row], step.collect())
         return outputs
+
+    def _run_alone(self, row: ScheduledRow) -> SampledStep | None:
+        launched = self._attempt([row], lambda: self._runner.launch([row]))
+        return None if launched is None else self._attempt([row], launched.sample)
 
     def _expire(self) -> list[TokenOutput]:
         """End the sequences whose time is up, with what they have."""
@@ -195,9 +241,24 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     )  # fmt: skip
     cache = KVCache(model_config, num_blocks, attention.block_size, dtype, device)
     runner = ModelRunner(
-        model, cache, attention, feature_cache_bytes=config.feature_cache_bytes, kernels=kernels
+        model,
+        cache,
+        attention,
+        feature_cache_bytes=config.feature_cache_bytes,
+        max_num_seqs=config.max_num_seqs,
+        kernels=kernels,
     )
-    engine = assemble(config, model_config, runner, num_blocks, attention.block_size, max_model_len)
+    if device.type == "cuda" and attention.can_capture:
+        runner.capture(CudaGraphs().capture, max_model_len)
+    engine = assemble(
+        config,
+        model_config,
+        runner,
+        num_blocks,
+        attention.block_size,
+        max_model_len,
+        overlap=device.type == "cuda",
+    )
     _warm_up(engine)
     return engine
 
@@ -209,9 +270,11 @@ def assemble(
     num_blocks: int,
     block_size: int,
     max_model_len: int,
+    *,
+    overlap: bool = False,
 ) -> Engine:
     """An engine around a runner and a cache of so many blocks."""
-    tokens, crops = _SHARES[runner.device_type]
+    tokens, crops = _SHARES[runner.device.type]
     scheduler = Scheduler(
         BlockManager(num_blocks, block_size, prefix_cache=config.prefix_cache),
         max_num_seqs=config.max_num_seqs,
@@ -223,7 +286,12 @@ def assemble(
         prompt_share=config.prompt_share or tokens,
         crops_share=config.crops_share or crops,
     )
-    return Engine(runner, scheduler, EngineLimits(max_model_len, runner.vocab_size))
+    return Engine(
+        runner,
+        scheduler,
+        EngineLimits(max_model_len, runner.vocab_size),
+        overlap=overlap,
+    )
 
 
 def _native(

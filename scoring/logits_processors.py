@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .sequence import Sequence, TokenMask
 from .token_history import TokenHistory
+from .transfers import to_device
 
 
 def process(logits: Tensor, sequences: Items[Sequence]) -> None:
@@ -26,7 +27,7 @@ def process(logits: Tensor, sequences: Items[Sequence]) -> None:
             penalized.append((row, sequence))
         if sequence.num_output_tokens < params.min_tokens:
             unfinished.append((row, sequence))
-        if sequence.token_mask is not None:
+        if sequence.token_mask is not None and not sequence.is_over:
             masked.append((row, sequence, sequence.token_mask))
     if biased:
         _add_biases(logits, biased)
@@ -38,16 +39,11 @@ def process(logits: Tensor, sequences: Items[Sequence]) -> None:
         _apply_masks(logits, masked)
 
 
-def to_device(array: NDArray[np.generic], like: Tensor) -> Tensor:
-    """Without waiting for the device."""
-    return torch.from_numpy(array).to(like.device, non_blocking=True)
-
-
 def _add_biases(logits: Tensor, rows: list[tuple[int, Sequence]]) -> None:
     arrays = [(row, *sequence.params.bias_arrays) for row, sequence in rows]
     index = _flat_index(logits, [(row, ids) for row, ids, _ in arrays])
     values = np.concatenate([values for _, _, values in arrays])
-    logits.view(-1).index_add_(0, index, to_device(values, logits))
+    logits.view(-1).index_add_(0, index, to_device(values, logits.device))
 
 
 def _penalize(logits: Tensor, rows: list[tuple[int, Sequence]]) -> None:
@@ -62,7 +58,7 @@ def _penalize(logits: Tensor, rows: list[tuple[int, Sequence]]) -> None:
         )
     index = _flat_index(logits, places)
     factors, subtrahends = to_device(
-        np.stack([np.concatenate(repetition), np.concatenate(costs)]), logits
+        np.stack([np.concatenate(repetition), np.concatenate(costs)]), logits.device
     ).float()
     flat = logits.view(-1)
     values = flat.index_select(0, index)
@@ -89,7 +85,7 @@ def _ban_ends(logits: Tensor, rows: list[tuple[int, Sequence]]) -> None:
 def _flat_index(logits: Tensor, places: list[tuple[int, NDArray[np.int64]]]) -> Tensor:
     """(row, token ids) → indices into the flattened logits."""
     vocab_size = logits.shape[-1]
-    return to_device(np.concatenate([row * vocab_size + ids for row, ids in places]), logits)
+    return to_device(np.concatenate([row * vocab_size + ids for row, ids in places]), logits.device)
 
 
 def _apply_masks(logits: Tensor, rows: list[tuple[int, Sequence, TokenMask]]) -> None:
@@ -102,7 +98,7 @@ def _apply_masks(logits: Tensor, rows: list[tuple[int, Sequence, TokenMask]]) ->
             sequence.num_accepted += 1
         mask.fill(bitmask, index)
     bits = np.unpackbits(bitmask.view(np.uint8), axis=-1, count=vocab_size, bitorder="little")
-    banned = to_device(bits == 0, logits)
-    selected = to_device(np.array([row for row, _, _ in rows]), logits)
+    banned = to_device(bits == 0, logits.device)
+    selected = to_device(np.array([row for row, _, _ in rows]), logits.device)
     edited = logits.index_select(0, selected).masked_fill_(banned, -torch.inf)
     logits.index_copy_(0, selected, edited)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .encoder_progress import CROP_PARTS, EncoderJob
 from .image_processor import HDPicture
 from .models.phi3_vision import Phi3VisionForCausalLM
+from .transfers import to_device
 
 # An aborted request leaves a picture half encoded; the oldest of so many are dropped.
 _MAX_PICTURES_IN_WORK = 64
@@ -137,6 +138,6 @@ class PictureEncoder:
 
     def _work_on(self, picture: HDPicture) -> _Work:
         if picture.digest not in self._in_work:
-            pixels = torch.tensor(picture.pixels).to(self._device, non_blocking=True)
+            pixels = to_device(torch.tensor(picture.pixels), self._device)
             self._in_work[picture.digest] = _Work(self._model.to_crops(pixels))
         return self._in_work[picture.digest]

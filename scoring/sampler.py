@@ -7,7 +7,10 @@ alone, and nothing is computed in an order that depends on how many rows there a
 the same tokens by itself and among others.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from enum import Enum, auto
 from hashlib import blake2b
 
 import torch
@@ -17,6 +20,7 @@ from .logits_processors import process
 from .ranking import best, floor_of_largest, in_blocks, largest, pick_blocks, ranked
 from .scheduler import SampledToken
 from .sequence import Logprobs, Sequence
+from .transfers import to_device
 
 # Below this, dividing by the temperature could overflow; the outcome is the argmax anyhow.
 _GREEDY_BELOW = 1e-5
@@ -35,34 +39,80 @@ _UNIT = 2.0**40
 _TAIL = 2000
 
 
+class Draw(Enum):
+    """How much of the draw some rows need together."""
+
+    GREEDY = auto()
+    WHOLE = auto()  # from all tokens
+    TRUNCATED = auto()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was sampled, on the device. ids: (rows,) int64, fit for indexing. told: what the host is
+    to know, read by `to_sampled`; (rows,) int64, a token or a reason for none of each row, or
+    float64 (rows, 2 + 2k) with k log-probabilities, where a row wants them: that, the token's own,
+    k ids, k values."""
+
+    ids: Tensor
+    told: Tensor
+
+
+Choose = Callable[[Tensor, Items[Sequence]], tuple[Tensor, Tensor]]
+
+
 def sample(logits: Tensor, sequences: Items[Sequence]) -> list[SampledToken]:
     """logits: float32 (rows, vocab), a row per sequence; overwritten → a token per row.
 
     A row gets no token if a raw logit is not finite, or if nothing is left that may come next. Its
     neighbours do not notice.
     """
+    return to_sampled(select(logits, sequences).told.cpu(), sequences)
+
+
+def select(logits: Tensor, sequences: Items[Sequence], how: Choose | None = None) -> Selection:
+    """What `sample` does on the device, without waiting for it. how: another way to do what
+    `choose` does."""
     logits = logits.contiguous()
     asking = [i for i, s in enumerate(sequences) if s.params.logprobs is not None]
     raw = _pick(logits, asking).log_softmax(dim=-1) if asking else None
-    chosen, tokens = choose(logits, sequences)
-    sampled = [
-        SampledToken(token) if token >= 0 else _FAILED[token]
-        for token in chosen.tolist()  # the one copy to the host
-    ]
-    if raw is not None:
-        wanted = [sequences[i].params.logprobs or 0 for i in asking]
-        for i, logprobs in zip(asking, _logprobs(raw, _pick(tokens, asking), wanted), strict=True):
-            token_id = sampled[i].token_id
-            if token_id is not None:
-                sampled[i] = SampledToken(token_id, logprobs)
+    chosen, ids = (how or choose)(logits, sequences)
+    if raw is None:
+        return Selection(ids, chosen)
+    wanted = [sequences[i].params.logprobs or 0 for i in asking]
+    best_values, best_ids = largest(raw, wanted)
+    own = raw.gather(-1, _pick(ids, asking)[:, None])
+    told = torch.zeros(
+        len(sequences), 2 + 2 * best_ids.shape[1], dtype=torch.float64, device=logits.device
+    )
+    told[:, 0] = chosen
+    columns = torch.cat((own.double(), best_ids.double(), best_values.double()), dim=1)
+    told[:, 1:].index_copy_(0, _index(asking, logits), columns)
+    return Selection(ids, told)
+
+
+def to_sampled(told: Tensor, sequences: Items[Sequence]) -> list[SampledToken]:
+    """Selection.told, on the host → a token per row."""
+    if told.dim() == 1:
+        return [SampledToken(token) if token >= 0 else _FAILED[token] for token in told.tolist()]
+    sampled = []
+    for (token, own, *rest), sequence in zip(told.tolist(), sequences, strict=True):
+        wanted, half = sequence.params.logprobs, len(rest) // 2
+        if token < 0:
+            sampled.append(_FAILED[token])
+        elif wanted is None:
+            sampled.append(SampledToken(int(token)))
+        else:
+            best_ids, values = map(int, rest[:half][:wanted]), rest[half:][:wanted]
+            top = tuple(zip(best_ids, values, strict=True))
+            sampled.append(SampledToken(int(token), Logprobs(own, top)))
     return sampled
 
 
 def choose(logits: Tensor, sequences: Items[Sequence]) -> tuple[Tensor, Tensor]:
-    """What `sample` does on the device, without waiting for it → a token or a reason for none of
-    each row; and tokens without the reasons, for indexing. logits: contiguous, overwritten."""
-    # Infinities and NaNs are the numbers whose sum is not finite: one pass that only reads.
-    finite = logits.sum(dim=-1).isfinite()
+    """→ a token or a reason for none of each row; and tokens without the reasons, for indexing.
+    logits: contiguous, overwritten."""
+    finite = are_finite(logits)
     process(logits, sequences)
     top, tokens = best(logits)
     rows = [i for i, s in enumerate(sequences) if s.params.temperature >= _GREEDY_BELOW]
@@ -71,36 +121,69 @@ def choose(logits: Tensor, sequences: Items[Sequence]) -> tuple[Tensor, Tensor]:
     elif rows:
         drawn = _draw(_pick(logits, rows), [sequences[i] for i in rows])
         tokens.index_copy_(0, _index(rows, logits), drawn)
+    return _with_reasons(finite, top, tokens), tokens
+
+
+def choose_alike(
+    logits: Tensor, finite: Tensor, settings: Tensor, draw: Draw
+) -> tuple[Tensor, Tensor]:
+    """As `choose` after `process`, but that every row takes the same way, so that what is computed
+    depends on shapes alone: it can be captured. settings: (rows, 5), a row of `draw_settings` for
+    each. draw: what `draw_needed` says, or more."""
+    top, tokens = best(logits)
+    if draw is not Draw.GREEDY:
+        is_greedy = settings[:, :1] < _GREEDY_BELOW
+        temperature = settings[:, :1].masked_fill(is_greedy, 1.0)
+        probs = logits.div(temperature.float()).softmax(dim=-1)
+        drawn = _invert(probs, settings[:, 1:2])
+        if draw is Draw.TRUNCATED:
+            _, _, top_k, top_p, min_p = settings.unbind(dim=-1)
+            is_truncated = (top_k > 0) | (top_p < 1) | (min_p > 0)
+            drawn = torch.where(is_truncated, _draw_truncated(ranked(probs), settings), drawn)
+        tokens = torch.where(is_greedy.squeeze(-1), tokens, drawn)
+    return _with_reasons(finite, top, tokens), tokens
+
+
+def are_finite(logits: Tensor) -> Tensor:
+    """(rows,) bool. Infinities and NaNs are the numbers whose sum is not finite: one pass that only
+    reads."""
+    return logits.sum(dim=-1).isfinite()
+
+
+def draw_needed(sequences: Items[Sequence]) -> Draw:
+    drawn = [s.params for s in sequences if s.params.temperature >= _GREEDY_BELOW]
+    if any(params.is_truncated for params in drawn):
+        return Draw.TRUNCATED
+    return Draw.WHOLE if drawn else Draw.GREEDY
+
+
+def draw_settings(sequence: Sequence) -> tuple[float, float, float, float, float]:
+    """Of the sequence's next draw: temperature, noise, top-k, top-p, min-p."""
+    p = sequence.params
+    noise = uniform(p.seed, len(sequence.token_ids))
+    return min(p.temperature, _MAX_TEMPERATURE), noise, p.top_k, p.top_p, p.min_p
+
+
+def _with_reasons(finite: Tensor, top: Tensor, tokens: Tensor) -> Tensor:
     chosen = torch.where(finite & (top.abs() < _MAX_LOGIT), tokens, _NOT_FINITE)
-    return torch.where(finite & (top == -torch.inf), _NOTHING_ALLOWED, chosen), tokens
+    return torch.where(finite & (top == -torch.inf), _NOTHING_ALLOWED, chosen)
 
 
 def _draw(logits: Tensor, sequences: Items[Sequence]) -> Tensor:
     """A random token per row, (rows,). logits: overwritten."""
-    params = [sequence.params for sequence in sequences]
-    settings = torch.tensor(
-        [
-            (
-                min(p.temperature, _MAX_TEMPERATURE),
-                uniform(p.seed, len(sequence.token_ids)),
-                p.top_k,
-                p.top_p,
-                p.min_p,
-            )
-            for p, sequence in zip(params, sequences, strict=True)
-        ],
-        dtype=torch.float64,
-    ).to(logits.device, non_blocking=True)
+    rows = torch.tensor([draw_settings(s) for s in sequences], dtype=torch.float64)
+    settings = to_device(rows, logits.device)
     temperature, noise, *_ = settings.chunk(5, dim=-1)
     probs = logits.div_(temperature.float()).softmax(dim=-1)
-    truncated = [i for i, p in enumerate(params) if p.is_truncated]
+    truncated = [i for i, s in enumerate(sequences) if s.params.is_truncated]
     if not truncated:
         return _invert(probs, noise)
-    if len(truncated) == len(params):
-        return _draw_truncated(probs, settings)
-    tokens = torch.empty(len(params), dtype=torch.int64, device=logits.device)
-    whole = [i for i, p in enumerate(params) if not p.is_truncated]
-    drawn = _draw_truncated(_pick(probs, truncated), _pick(settings, truncated))
+    if len(truncated) == len(sequences):
+        return _draw_truncated(_candidates(probs, settings), settings)
+    tokens = torch.empty(len(sequences), dtype=torch.int64, device=logits.device)
+    whole = [i for i, s in enumerate(sequences) if not s.params.is_truncated]
+    probs_there, settings_there = _pick(probs, truncated), _pick(settings, truncated)
+    drawn = _draw_truncated(_candidates(probs_there, settings_there), settings_there)
     tokens.index_copy_(0, _index(truncated, logits), drawn)
     drawn = _invert(_pick(probs, whole), _pick(noise, whole))
     return tokens.index_copy_(0, _index(whole, logits), drawn)
@@ -122,10 +205,11 @@ def _invert(probs: Tensor, noise: Tensor) -> Tensor:
     return (block * blocks.shape[-1] + place).squeeze(-1)
 
 
-def _draw_truncated(probs: Tensor, settings: Tensor) -> Tensor:
-    """As _invert, of the tokens that top-k, top-p and min-p leave, the most likely first."""
+def _draw_truncated(candidates: tuple[Tensor, Tensor], settings: Tensor) -> Tensor:
+    """As _invert, of the tokens that top-k, top-p and min-p leave, the most likely first.
+    candidates: probabilities in descending order and their ids, of all that may be drawn."""
     _, noise, top_k, top_p, min_p = settings.chunk(5, dim=-1)
-    values, ids = _candidates(probs, top_k, top_p, min_p)
+    values, ids = candidates
     weights = _to_weights(values.clamp(min=0))
     rank = torch.arange(weights.shape[-1], device=weights.device)
     weights *= (top_k == 0) | (rank < top_k)
@@ -138,10 +222,9 @@ def _draw_truncated(probs: Tensor, settings: Tensor) -> Tensor:
     return ids.gather(-1, _first_beyond(cumulated, _target(noise, cumulated))).squeeze(-1)
 
 
-def _candidates(
-    probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Probabilities in descending order and their ids, of all tokens that may be drawn."""
+def _candidates(probs: Tensor, settings: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of _draw_truncated; on a CPU, where sorting is slow, as few as can be told quickly."""
+    _, _, top_k, top_p, min_p = settings.chunk(5, dim=-1)
     if probs.device.type != "cpu":
         return ranked(probs)
     nucleus = (top_k == 0) & (top_p < 1)
@@ -182,21 +265,10 @@ def uniform(seed: int, position: int) -> float:
     return (int.from_bytes(blake2b(key, digest_size=8).digest()) >> 11) / (1 << 53)
 
 
-def _logprobs(logprobs: Tensor, tokens: Tensor, wanted: list[int]) -> list[Logprobs]:
-    """What each of these rows wants to know: its token's, and so many of the largest."""
-    sampled = logprobs.gather(-1, tokens[:, None])[:, 0].tolist()
-    values, ids = largest(logprobs, wanted)
-    rows = zip(sampled, ids.tolist(), values.tolist(), wanted, strict=True)
-    return [
-        Logprobs(own, tuple(zip(row_ids[:count], row_values[:count], strict=True)))
-        for own, row_ids, row_values, count in rows
-    ]
-
-
 def _pick(values: Tensor, rows: list[int]) -> Tensor:
     """A copy of these rows. Indexing with brackets would take six times as long on a CPU."""
     return values.index_select(0, _index(rows, values))
 
 
 def _index(rows: list[int], like: Tensor) -> Tensor:
-    return torch.tensor(rows).to(like.device, non_blocking=True)
+    return to_device(torch.tensor(rows), like.device)

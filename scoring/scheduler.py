@@ -8,15 +8,19 @@ their own, in parts of crops: a prompt waits at its picture's slots until all of
 blocks run out, the newest running sequence gives its own back and is computed again later; nothing
 is lost but time. A sequence that outgrows the short rope regime gives its blocks back too: all its
 keys must be rotated anew.
+
+A step may be scheduled while the one before it still runs: `advance` enters what is known of a step
+when it starts, where the next token is but a placeholder, and `update` what came of it. What ends
+with the unknown token, by a stop token say, is then computed once in vain.
 """
 
 from collections import deque
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .block_manager import BlockManager
 from .encoder_progress import CROP_PARTS, EncoderJob, EncoderProgress
-from .sequence import FinishReason, Logprobs, Sequence, TokenOutput
+from .sequence import PENDING, FinishReason, Logprobs, Sequence, TokenOutput
 
 # One long prompt hardly disturbs those who read their answers; many prompts do not starve.
 _MAX_PROMPT_SHARES = 4
@@ -31,15 +35,17 @@ class ScheduledRow:
     start: int
     num_tokens: int
     encoder_jobs: tuple[EncoderJob, ...] = ()
+    emits: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """emits: whether the row reaches the sequence's last token, so that a new one is sampled.
+        Settled here: by the time that it is sampled, the sequence may be longer."""
+        reaches = self.num_tokens > 0 and self.end == len(self.sequence.token_ids)
+        object.__setattr__(self, "emits", reaches)
 
     @property
     def end(self) -> int:
         return self.start + self.num_tokens
-
-    @property
-    def emits(self) -> bool:
-        """Whether the row reaches the sequence's last token, so that a new one is sampled."""
-        return self.num_tokens > 0 and self.end == len(self.sequence.token_ids)
 
 
 @dataclass(frozen=True)
@@ -100,25 +106,30 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def abort(self, sequence: Sequence) -> None:
-        """Forget the sequence. Its complete blocks stay cached. Unknown sequences are ignored."""
+        """Forget the sequence: it is over. Its complete blocks stay cached. Unknown sequences are
+        ignored."""
         self.blocks.release(sequence)
+        sequence.is_over = True
         if sequence in self._running:
             self._running.remove(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
     def schedule(self) -> list[ScheduledRow]:
-        """The rows of the next step, decodes first. Empty only when there is no work."""
+        """The rows of the next step, decodes first. Empty only when there is no work, or none but
+        what the step under way will end."""
         for sequence in self._running:
             self._cross_to_long_rope(sequence)
         budget = _Budget(self._max_num_batched_tokens, self._max_crop_parts)
         rows: list[ScheduledRow] = []
         for sequence in [s for s in self._running if _num_missing(s) == 1]:
+            if self._will_end(sequence):
+                continue
             # Making room for an earlier one may have sent this one back to the queue.
             if sequence in self._running and self._make_room(sequence, 1, rows):
                 rows.append(ScheduledRow(sequence, sequence.num_computed, 1))
                 budget.tokens -= 1
-        prompts = [sequence for sequence in self._running if _num_missing(sequence) > 1]
+        prompts = [s for s in self._running if _num_missing(s) > 1 and not self._will_end(s)]
         if rows:
             shares = min(len(prompts) + len(self._waiting), _MAX_PROMPT_SHARES)
             budget.limit(self._prompt_share * shares, self._crop_parts_share * shares)
@@ -129,21 +140,33 @@ class Scheduler:
                     rows += self._enter(row, budget)
         return rows + self._admit(budget)
 
+    def advance(self, rows: Items[ScheduledRow]) -> None:
+        """The step of these rows is under way: the next may be scheduled after it."""
+        for row in rows:
+            if not row.sequence.is_over:
+                row.sequence.num_computed = row.end
+                if row.emits:
+                    row.sequence.token_ids.append(PENDING)
+
     def update(
         self, rows: Items[ScheduledRow], sampled: Items[SampledToken | None]
     ) -> list[TokenOutput]:
-        """Enter a step's results: sampled[i] belongs to rows[i], None where it emits nothing."""
+        """Enter the results of a step that has advanced: sampled[i] belongs to rows[i], None where
+        it emits nothing. What has ended since is passed over."""
         outputs = []
         for row, token in zip(rows, sampled, strict=True):
             sequence = row.sequence
-            sequence.num_computed = row.end
+            if sequence.is_over:
+                continue
+            # No further than its keys go by now: they may have been given back since.
             self.blocks.name_complete_blocks(sequence)
             if token is None:
                 continue
             if token.token_id is None:
+                del sequence.token_ids[row.end]
                 outputs.append(self.fail(sequence, token.error))
                 continue
-            sequence.token_ids.append(token.token_id)
+            sequence.token_ids[row.end] = token.token_id
             reason = self._finish_reason(sequence, token.token_id)
             outputs.append(
                 TokenOutput(
@@ -196,6 +219,8 @@ class Scheduler:
         rows: list[ScheduledRow] = []
         while self._waiting and not budget.is_spent and len(self._running) < self._max_num_seqs:
             sequence = self._waiting[0]
+            if self._will_end(sequence):
+                break
             self._cross_to_long_rope(sequence)
             self.blocks.take_prefix(sequence)
             # Room for all its tokens must be there, though not yet taken: a prompt started with
@@ -230,7 +255,8 @@ class Scheduler:
         self._waiting.appendleft(sequence)
 
     def _cross_to_long_rope(self, sequence: Sequence) -> None:
-        if not sequence.long_rope and len(sequence.token_ids) > self._short_rope_len:
+        is_longer = len(sequence.token_ids) > self._short_rope_len
+        if is_longer and not sequence.long_rope and not self._will_end(sequence):
             self.blocks.release(sequence)
             sequence.long_rope = True
 
@@ -238,12 +264,17 @@ class Scheduler:
         params = sequence.params
         if token_id in params.end_token_ids and sequence.num_output_tokens > params.min_tokens:
             return FinishReason.STOP
-        if (
-            sequence.num_output_tokens >= params.max_tokens
+        return FinishReason.LENGTH if self._is_full(sequence) else None
+
+    def _is_full(self, sequence: Sequence) -> bool:
+        return (
+            sequence.num_output_tokens >= sequence.params.max_tokens
             or len(sequence.token_ids) >= self._max_model_len
-        ):
-            return FinishReason.LENGTH
-        return None
+        )
+
+    def _will_end(self, sequence: Sequence) -> bool:
+        """Whether the step under way gives the sequence its last token, whichever it is."""
+        return sequence.is_pending and self._is_full(sequence)
 
 
 @dataclass

@@ -15,6 +15,8 @@ from .token_history import TokenHistory
 
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
+PENDING = -(2**31)
+"""In token_ids: a token that has been sampled on the device and that the host does not know yet."""
 # Of penalties and biases: 100 bans or forces a token; far beyond it float32 would overflow.
 _MAX_PENALTY = 100.0
 
@@ -181,13 +183,16 @@ class Sequence:
     """One request's tokens. Belongs to the engine's thread once it is submitted.
 
     token_ids: prompt, then output. The slots of image i hold the id -(i + 1), as in the published
-    processor's output; no other id is negative. salt separates the prefix caches of callers who
+    processor's output; no other id is negative, but for a last one that is PENDING while a step is
+    under way. salt separates the prefix caches of callers who
     must not learn of each other. deadline: on time.monotonic's clock, after which the sequence
     ends with what it has. token_mask: a grammar, if one decides what may come next.
 
     What the engine keeps: num_computed tokens have their keys in the cache, in the blocks of
-    block_table; block_hashes names the complete ones; long_rope is the regime they are rotated in.
-    num_cached of its tokens were in the prefix cache when it was first admitted.
+    block_table; block_hashes names the complete ones; table_version tells one block_table from the
+    next, after all its blocks were given back; long_rope is the regime the keys are rotated in.
+    num_cached of its tokens were in the prefix cache when it was first admitted. is_over: it has
+    ended; what a step under way may yet say of it is not wanted.
 
     What the sampler keeps: token_mask has accepted num_accepted output tokens; history holds the
     tokens that penalties are for.
@@ -203,8 +208,10 @@ class Sequence:
     num_prompt_tokens: int = field(init=False)
     num_computed: int = field(default=0, init=False)
     num_cached: int | None = field(default=None, init=False)
+    is_over: bool = field(default=False, init=False)
     block_table: list[int] = field(default_factory=list, init=False)
     block_hashes: list[bytes] = field(default_factory=list, init=False)
+    table_version: int = field(default=0, init=False)
     long_rope: bool = field(default=False, init=False)
     num_accepted: int = field(default=0, init=False)
     history: TokenHistory | None = field(default=None, init=False)
@@ -215,6 +222,11 @@ class Sequence:
     @property
     def output_ids(self) -> list[int]:
         return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the host waits for the newest token."""
+        return self.token_ids[-1] == PENDING
 
     @property
     def num_output_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 import threading
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -13,10 +13,29 @@ from scoring.engine_config import EngineLimits
 from scoring.image_processor import HDPicture
 from scoring.picture_encoder import FeatureCache
 from scoring.scheduler import SampledToken, ScheduledRow, Scheduler
-from scoring.sequence import ImageSpan, SamplingParams, Sequence
+from scoring.sequence import PENDING, ImageSpan, SamplingParams, Sequence
 
 VOCAB_SIZE = 1000
 BLOCK_SIZE = 4
+
+
+class StepAtOnce:
+    """A step that is computed when it is sampled, whole."""
+
+    def __init__(
+        self,
+        execute: Callable[[Iterable[ScheduledRow]], list[SampledToken | None]],
+        rows: Iterable[ScheduledRow],
+    ) -> None:
+        self._execute, self._rows = execute, rows
+        self._tokens: list[SampledToken | None] = []
+
+    def sample(self) -> "StepAtOnce":
+        self._tokens = self._execute(self._rows)
+        return self
+
+    def collect(self) -> list[SampledToken | None]:
+        return self._tokens
 
 
 class ScriptedRunner:
@@ -41,6 +60,9 @@ class ScriptedRunner:
 
     def release_memory(self) -> None:
         self.num_releases += 1
+
+    def launch(self, rows: Iterable[ScheduledRow]) -> StepAtOnce:
+        return StepAtOnce(self.execute, rows)
 
     def execute(self, rows: Iterable[ScheduledRow]) -> list[SampledToken | None]:
         rows = list(rows)
@@ -93,11 +115,14 @@ class ChecksumRunner:
         self.num_unplanned = 0
         self._cache: dict[int, int] = {}
         self._num_encoded: dict[bytes, int] = {}
+        self._sampled: dict[Sequence, int | None] = {}
 
     def release_memory(self) -> None:
         """Nothing to give back."""
 
-    def execute(self, rows: Iterable[ScheduledRow]) -> list[SampledToken | None]:
+    def launch(self, rows: Iterable[ScheduledRow]) -> "ChecksumStep":
+        """Computed at once, as on a device: tokens that nobody has told the host yet are taken from
+        the step before."""
         rows = list(rows)
         for row in rows:
             for job in row.encoder_jobs:
@@ -106,12 +131,19 @@ class ChecksumRunner:
             self._count_unplanned(row)
             for position in range(row.start, row.end):
                 before = self._cache[self._slot(row.sequence, position - 1)] if position else 0
-                key = _key(row.sequence, position, before, row.sequence.long_rope)
+                token_id = row.sequence.token_ids[position]
+                if token_id == PENDING:
+                    token_id = self._sampled[row.sequence]
+                key = _key(row.sequence, token_id, position, before, row.sequence.long_rope)
                 self._cache[self._slot(row.sequence, position)] = key
         # After the writing, as on a device: the culprit's keys are in the cache by then.
         if self.failing & {row.sequence.id for row in rows}:
             raise RuntimeError("a kernel failed")
-        return [SampledToken(self._read(row)) if row.emits else None for row in rows]
+        return ChecksumStep(self, rows, [self._read(row) if row.emits else None for row in rows])
+
+    def keep(self, rows: Iterable[ScheduledRow], tokens: Iterable[int | None]) -> None:
+        """What a step has sampled; the next one may ask for it."""
+        self._sampled = {row.sequence: t for row, t in zip(rows, tokens, strict=True) if row.emits}
 
     def _count_unplanned(self, row: ScheduledRow) -> None:
         for span in row.sequence.images:
@@ -128,13 +160,31 @@ class ChecksumRunner:
         return _token([self._cache[self._slot(row.sequence, at)] for at in range(row.end)])
 
 
+class ChecksumStep:
+    """Its tokens are chosen when it is sampled. By then the host must know all earlier ones."""
+
+    def __init__(
+        self, runner: ChecksumRunner, rows: list[ScheduledRow], tokens: list[int | None]
+    ) -> None:
+        self._runner, self._rows, self._tokens = runner, rows, tokens
+
+    def sample(self) -> "ChecksumStep":
+        assert not any(row.sequence.is_pending for row in self._rows if not row.sequence.is_over)
+        self._runner.keep(self._rows, self._tokens)
+        return self
+
+    def collect(self) -> list[SampledToken | None]:
+        return [None if token is None else SampledToken(token) for token in self._tokens]
+
+
 def expected_output(sequence: Sequence, short_rope_len: int, max_model_len: int) -> list[int]:
     """What ChecksumRunner says to this sequence if nothing is ever wrong in the cache."""
     alone = Sequence(sequence.id, list(sequence.token_ids), sequence.params, sequence.images)
     while alone.num_output_tokens < alone.params.max_tokens:
         is_long, keys = len(alone.token_ids) > short_rope_len, [0]
         for position in range(len(alone.token_ids)):
-            keys.append(_key(alone, position, keys[-1], is_long))
+            token_id = alone.token_ids[position]
+            keys.append(_key(alone, token_id, position, keys[-1], is_long))
         alone.token_ids.append(_token(keys[1:]))
         if alone.token_ids[-1] in alone.params.stop_token_ids:
             break
@@ -143,12 +193,11 @@ def expected_output(sequence: Sequence, short_rope_len: int, max_model_len: int)
     return alone.output_ids
 
 
-def _key(sequence: Sequence, position: int, before: int, long_rope: bool) -> int:
+def _key(sequence: Sequence, token_id: int, position: int, before: int, long_rope: bool) -> int:
     pictures = [
         span.picture.digest for span in sequence.images if span.start <= position < span.end
     ]
-    token_id = max(sequence.token_ids[position], 0)
-    return zlib.crc32(repr((token_id, position, before, long_rope, pictures)).encode())
+    return zlib.crc32(repr((max(token_id, 0), position, before, long_rope, pictures)).encode())
 
 
 def _token(keys: list[int]) -> int:
@@ -204,11 +253,16 @@ def make_scheduler(
 
 
 def make_engine(
-    runner: ScriptedRunner | ChecksumRunner, scheduler: Scheduler | None = None
+    runner: ScriptedRunner | ChecksumRunner,
+    scheduler: Scheduler | None = None,
+    *,
+    overlap: bool = False,
 ) -> Engine:
     scheduler = scheduler or make_scheduler()
     max_model_len = scheduler.blocks.num_blocks * scheduler.blocks.block_size
-    return Engine(runner, scheduler, EngineLimits(max_model_len, runner.vocab_size))
+    return Engine(
+        runner, scheduler, EngineLimits(max_model_len, runner.vocab_size), overlap=overlap
+    )
 
 
 def assert_accounted(blocks: BlockManager, sequences: Iterable[Sequence]) -> None:

@@ -295,9 +295,11 @@ def test_stats_tell_what_runs_and_what_waits():
 SHORT_ROPE_LEN = 20
 
 
-def checksum_engine(scheduler: Scheduler) -> tuple[Engine, ChecksumRunner]:
+def checksum_engine(
+    scheduler: Scheduler, *, overlap: bool = False
+) -> tuple[Engine, ChecksumRunner]:
     runner = ChecksumRunner(scheduler.blocks.block_size)
-    return make_engine(runner, scheduler), runner
+    return make_engine(runner, scheduler, overlap=overlap), runner
 
 
 def expected(scheduler: Scheduler, sequence: Sequence) -> list[int]:
@@ -386,6 +388,7 @@ def requests(draw) -> Sequence:
     )
 
 
+@pytest.mark.parametrize("overlap", [False, True], ids=["plain", "overlap"])
 @settings(max_examples=200)
 @given(
     st.lists(requests(), min_size=1, max_size=9, unique_by=lambda sequence: sequence.id),
@@ -402,7 +405,7 @@ def requests(draw) -> Sequence:
     ),
 )
 def test_whatever_happens_each_sequence_gets_its_own_output(
-    sequences, events, num_blocks, budget, options
+    overlap, sequences, events, num_blocks, budget, options
 ):
     """Sequences come at any time, leave at any time, fail at any time, share prefixes, are
     preempted, cross into the long regime; none of it may show in another one's tokens."""
@@ -412,7 +415,7 @@ def test_whatever_happens_each_sequence_gets_its_own_output(
         max_num_batched_tokens=budget,
         **options,
     )
-    engine, runner = checksum_engine(scheduler)
+    engine, runner = checksum_engine(scheduler, overlap=overlap)
     ended_early: set[str] = set()
     outputs: list[TokenOutput] = []
     for step in range(1000):

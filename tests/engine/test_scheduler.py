@@ -15,6 +15,7 @@ def step(
 ) -> tuple[list[ScheduledRow], list[TokenOutput]]:
     """One step in which every row that emits says the listed token, or 7."""
     rows = scheduler.schedule()
+    scheduler.advance(rows)
     sampled = [
         SampledToken((tokens or {}).get(row.sequence.id, 7)) if row.emits else None for row in rows
     ]
@@ -344,7 +345,9 @@ def test_logprobs_are_passed_on():
     scheduler.add(make_sequence("a"))
     logprobs = Logprobs(-0.5, ((7, -0.5), (8, -2.0)))
 
-    (output,) = scheduler.update(scheduler.schedule(), [SampledToken(7, logprobs)])
+    rows = scheduler.schedule()
+    scheduler.advance(rows)
+    (output,) = scheduler.update(rows, [SampledToken(7, logprobs)])
 
     assert output.logprobs is logprobs
 
@@ -468,6 +471,7 @@ def test_a_sequence_without_a_next_token_is_told_the_samplers_reason():
     s = make_scheduler()
     s.add(make_sequence("a"))
     rows = s.schedule()
+    s.advance(rows)
 
     (output,) = s.update(rows, [SampledToken(None, error="no token was allowed to come next")])
 

@@ -44,6 +44,7 @@ def prompt_with(name: str, *pictures: HDPicture) -> object:
 
 def step(scheduler: Scheduler) -> list[ScheduledRow]:
     rows = scheduler.schedule()
+    scheduler.advance(rows)
     scheduler.update(rows, [SampledToken(7) if row.emits else None for row in rows])
     return rows
 

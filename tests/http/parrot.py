@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 
 from model_config import card_for, from_checkpoint
@@ -26,6 +27,7 @@ from server.app import create_app
 from server.completion import Processor
 from server.settings import Settings
 
+from ..engine.scripted import StepAtOnce
 from .running_server import Endpoint, wait_until
 
 BLOCK_SIZE = 16
@@ -36,7 +38,7 @@ class Parrot:
     of a step before it runs; what it raises, the step raises."""
 
     num_pictures_encoded = 0
-    device_type = "cpu"
+    device = torch.device("cpu")
 
     def __init__(
         self,
@@ -58,7 +60,10 @@ class Parrot:
         """Steps that have begun."""
         return len(self.rows_of_steps)
 
-    def execute(self, rows: list[ScheduledRow]) -> list[SampledToken | None]:
+    def launch(self, rows: list[ScheduledRow]) -> StepAtOnce:
+        return StepAtOnce(self._execute, rows)
+
+    def _execute(self, rows: list[ScheduledRow]) -> list[SampledToken | None]:
         self.rows_of_steps.append([row.sequence.id for row in rows])
         time.sleep(self.step_s)
         if self._fault is not None:

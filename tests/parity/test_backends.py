@@ -42,7 +42,9 @@ def engine(
     num_blocks = 16 * 1024 // block_size
     cache = KVCache(config, num_blocks, block_size, torch.float32, torch.device("cpu"))
     cache.data.fill_(torch.nan)
-    runner = ModelRunner(model, cache, attention, feature_cache_bytes=4 << 20, kernels=kernels)
+    runner = ModelRunner(
+        model, cache, attention, feature_cache_bytes=4 << 20, max_num_seqs=16, kernels=kernels
+    )
     engine_config = EngineConfig(
         Path("not", "read"),
         max_num_seqs=16,

@@ -48,7 +48,7 @@ def forward(
     dtype = model.model.embed_tokens.weight.dtype
     cache = KVCache(config, blocks.num_blocks, 16, dtype, torch.device("cpu"))
     cache.data.fill_(torch.nan)  # what was never written must not be read
-    runner = ModelRunner(model, cache, attention, feature_cache_bytes=1 << 30)
+    runner = ModelRunner(model, cache, attention, feature_cache_bytes=1 << 30, max_num_seqs=1)
     assert blocks.grow(sequence, num_tokens)
     sequence.block_table.reverse()  # a block's place in the cache has nothing to do with its turn
     short_len = config.text.rope_scaling.original_max_position_embeddings

@@ -44,7 +44,13 @@ def make_engine(model, config) -> Callable[..., Engine]:
         cache = KVCache(config, num_blocks, block_size, torch.float32, torch.device("cpu"))
         cache.data.fill_(torch.nan)  # what was never written must not be read
         attention = SdpaBackend(block_size)
-        runner = ModelRunner(model, cache, attention, feature_cache_bytes=feature_cache_bytes)
+        runner = ModelRunner(
+            model,
+            cache,
+            attention,
+            feature_cache_bytes=feature_cache_bytes,
+            max_num_seqs=max_num_seqs,
+        )
         engine_config = EngineConfig(
             Path("not", "read"),
             max_num_seqs=max_num_seqs,
