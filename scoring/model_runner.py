@@ -15,7 +15,7 @@ from .sampler import Choose, select, to_sampled
 from .scheduler import SampledToken, ScheduledRow
 from .sequence import Sequence
 from .static_decode import MakeGraph, StaticDecode
-from .transfers import HostCopy, host_copies, to_device
+from .transfers import HostCopies, HostCopy, host_copies, to_device
 
 
 class ModelRunner:
@@ -34,7 +34,9 @@ class ModelRunner:
         feature_cache_bytes: int,
         max_num_seqs: int,
         kernels: Kernels = EAGER,
+        copies: HostCopies | None = None,
     ) -> None:
+        """copies: how values come to the host; None for the device's own way."""
         self._model = model
         self._cache = cache
         self._attention = attention
@@ -44,7 +46,7 @@ class ModelRunner:
         self.vocab_size = embeddings.num_embeddings
         self._pictures = PictureEncoder(model, self.device, feature_cache_bytes)
         self.features = self._pictures.features
-        self._host_copies = host_copies(self.device)
+        self._host_copies = copies or host_copies(self.device)
         # What the newest step has sampled: the next one may need it before the host knows it.
         self._token_ids = torch.zeros(max_num_seqs, dtype=torch.int64, device=self.device)
         self._row_of: dict[Sequence, int] = {}

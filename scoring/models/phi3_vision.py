@@ -15,6 +15,7 @@ from model_config import ModelConfig, TextConfig, VisionConfig
 
 from ..batch import FlatBatch
 from ..kv_cache import KVCache
+from ..transfers import to_device
 from .attention.interface import AttentionBackend
 from .kernels import EAGER, Kernels
 from .native_kernels import NativeKernels
@@ -27,8 +28,8 @@ def to_crops(pixels: Tensor, config: VisionConfig) -> Tensor:
     pixels: uint8 (rows * crop, cols * crop, 3) → float32 (1 + rows * cols, 3, crop, crop).
     """
     crop = config.crop_size
-    mean = torch.tensor(config.image_mean, device=pixels.device)[:, None, None]
-    std = torch.tensor(config.image_std, device=pixels.device)[:, None, None]
+    mean = to_device(torch.tensor(config.image_mean), pixels.device)[:, None, None]
+    std = to_device(torch.tensor(config.image_std), pixels.device)[:, None, None]
     picture = (pixels.permute(2, 0, 1).contiguous().float().div(255) - mean) / std
     overview = F.interpolate(picture[None], size=(crop, crop), mode="bicubic")
     rows, cols = picture.shape[1] // crop, picture.shape[2] // crop

@@ -1,7 +1,7 @@
 """The reference: torch's scaled_dot_product_attention, on any device."""
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +50,8 @@ class SdpaBackend:
         # Padding reads the row's own first key: a slot never written could hold a NaN, and
         # masked or not, 0 * NaN is NaN.
         slots = torch.where(mask, slots, slots[:, :1])
-        ends = torch.tensor(batch.query_lens).cumsum(0).tolist()
         prefills = []
-        for row, (start, end) in enumerate(pairwise([0, *ends])):
+        for row, (start, end) in enumerate(pairwise([0, *accumulate(batch.query_lens)])):
             if row < decodes:
                 continue
             length = batch.context_lens[row]
