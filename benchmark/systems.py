@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from scoring.engine import Engine, build_engine
+from scoring.engine import Engine
+from scoring.engine_builder import build_engine
 from scoring.engine_config import DtypeName, EngineConfig, QuantizationName
 from scoring.sequence import ImageSpan, SamplingParams, Sequence, TokenOutput
 

@@ -1,7 +1,6 @@
 """The engine: add, abort, and step = schedule → execute → update. Synchronous, knows no threads."""
 
 import logging
-import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -12,31 +11,14 @@ from typing import TypeVar
 
 import torch
 
-from model_config import ModelConfig, from_checkpoint
-
-from .block_manager import BlockManager
-from .cuda_graph import CudaGraphs
-from .encoder_progress import CROP_PARTS
-from .engine_config import EngineConfig, EngineLimits, EngineStats
-from .errors import CheckpointError, ContextLengthError, InvalidSequenceError
-from .kv_cache import KVCache, activation_bytes, bytes_per_token, cache_bytes
-from .model_runner import ModelRunner
-from .models.attention.choose import choose_backend
-from .models.attention.interface import AttentionBackend
-from .models.native_kernels import NativeKernels, fits_heads, load_native
-from .models.packed_linear import pack_linears
-from .models.phi3_vision import Phi3VisionForCausalLM
+from .engine_config import EngineLimits, EngineStats
+from .errors import ContextLengthError, InvalidSequenceError
 from .scheduler import ScheduledRow, Scheduler
-from .sequence import FinishReason, SamplingParams, Sequence, TokenOutput
+from .sequence import FinishReason, Sequence, TokenOutput
 from .step import Runner, SampledStep
-from .weights import Progress, load_model
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-# Prompt tokens and crops that a prompt brings to a step that others wait for.
-_SHARES = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
-_LARGE_MODEL_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -216,163 +198,3 @@ def check_sequence(sequence: Sequence, limits: EngineLimits) -> None:
 def _check_ids(token_ids: list[int], vocab_size: int) -> None:
     if token_ids and not (min(token_ids) >= 0 and max(token_ids) < vocab_size):
         raise InvalidSequenceError(f"a token id lies outside 0 … {vocab_size - 1}")
-
-
-def build_engine(config: EngineConfig, progress: Progress) -> Engine:
-    """Load the weights and put everything together. Raises CheckpointError and
-    model_config.ModelConfigError for what is wrong on disk or does not fit in memory."""
-    model_config = from_checkpoint(config.checkpoint)
-    config.check_context(model_config.text.max_position_embeddings)
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
-    model = load_model(config.checkpoint, model_config, device, dtype, progress)
-    native = _native(config, model_config, device, dtype)
-    if device.type == "cpu":
-        pack_linears(model, native, model.model.layers if config.quantization == "int8" else None)
-        if native is not None and fits_heads(model_config.vision.head_dim):
-            model.tower.use_native_attention(native)
-    compiles = config.kernels == "compiled" or (config.kernels == "auto" and _is_worth_it(model))
-    attention, kernels, why = choose_backend(device, dtype, native, compiles=compiles)
-    num_blocks, max_model_len = _plan_cache(config, model_config, attention, device, dtype)
-    logger.info(
-        "%s, %s, %s kernels, attention %s (%s), %d blocks of %d tokens, context %d",
-        device, str(dtype).removeprefix("torch."), kernels.name, attention.name, why,
-        num_blocks, attention.block_size, max_model_len,
-    )  # fmt: skip
-    cache = KVCache(model_config, num_blocks, attention.block_size, dtype, device)
-    runner = ModelRunner(
-        model,
-        cache,
-        attention,
-        feature_cache_bytes=config.feature_cache_bytes,
-        max_num_seqs=config.max_num_seqs,
-        kernels=kernels,
-    )
-    if device.type == "cuda" and attention.can_capture:
-        runner.capture(CudaGraphs().capture, max_model_len)
-    engine = assemble(
-        config,
-        model_config,
-        runner,
-        num_blocks,
-        attention.block_size,
-        max_model_len,
-        overlap=device.type == "cuda",
-    )
-    _warm_up(engine)
-    return engine
-
-
-def assemble(
-    config: EngineConfig,
-    model_config: ModelConfig,
-    runner: ModelRunner,
-    num_blocks: int,
-    block_size: int,
-    max_model_len: int,
-    *,
-    overlap: bool = False,
-) -> Engine:
-    """An engine around a runner and a cache of so many blocks."""
-    tokens, crops = _SHARES[runner.device.type]
-    scheduler = Scheduler(
-        BlockManager(num_blocks, block_size, prefix_cache=config.prefix_cache),
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        max_model_len=max_model_len,
-        short_rope_len=model_config.text.rope_scaling.original_max_position_embeddings,
-        crop_size=model_config.vision.crop_size,
-        max_crops=config.max_crops,
-        prompt_share=config.prompt_share or tokens,
-        crops_share=config.crops_share or crops,
-    )
-    return Engine(
-        runner,
-        scheduler,
-        EngineLimits(max_model_len, runner.vocab_size),
-        overlap=overlap,
-    )
-
-
-def _native(
-    config: EngineConfig, model_config: ModelConfig, device: torch.device, dtype: torch.dtype
-) -> NativeKernels | None:
-    """Raises CheckpointError where native kernels are needed and cannot be had."""
-    native, why = None, f"they are for a CPU, not {device.type}"
-    if device.type == "cpu":
-        if config.kernels not in ("auto", "native"):
-            why = f"kernels are {config.kernels!r}"
-        else:
-            native, why = load_native(dtype, model_config.text)
-    if native is None:
-        logger.info("no native kernels: %s", why)
-        needed = "native" if config.kernels == "native" else config.quantization
-        if needed != "none":
-            raise CheckpointError(
-                f"{needed!r} needs the native kernels, which cannot be used: {why}"
-            )
-    return native
-
-
-def _is_worth_it(model: Phi3VisionForCausalLM) -> bool:
-    """Whether torch.compile can run, and saves more than it takes."""
-    large = sum(parameter.nbytes for parameter in model.parameters()) >= _LARGE_MODEL_BYTES
-    return large and shutil.which("g++") is not None
-
-
-def _warm_up(engine: Engine) -> None:
-    """Run short sequences, alone and together, so that whatever is compiled or allocated at first
-    use is there before the first caller."""
-    for rows in (1, 2, 3):
-        for row in range(rows):
-            prompt = [1] * min(20 + row, engine.limits.max_model_len // 2)
-            engine.add(Sequence(f"warm-up {row}", prompt, SamplingParams(max_tokens=3)))
-        while engine.has_work:
-            engine.step()
-    engine.reset_prefix_cache()
-
-
-def _plan_cache(
-    config: EngineConfig,
-    model_config: ModelConfig,
-    attention: AttentionBackend,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[int, int]:
-    """How many blocks there is memory for, and the longest sequence that may be asked of them."""
-    token_bytes = bytes_per_token(model_config, dtype)
-    block_bytes = attention.block_size * token_bytes
-    available = config.kv_cache_bytes
-    if available is None:
-        activations = activation_bytes(
-            model_config, config.max_num_batched_tokens, config.max_crops, dtype
-        )
-        available = cache_bytes(activations, token_bytes, device)
-    context = model_config.text.max_position_embeddings
-    blocks_wanted = config.max_num_seqs * -(-context // attention.block_size)
-    num_blocks = min(available // block_bytes, blocks_wanted)
-    room = num_blocks * attention.block_size
-    wanted = config.max_model_len
-    if (wanted or 1) > room:
-        raise CheckpointError(
-            f"the key-value cache ({available / 2**30:.1f} GiB) holds {max(room, 0)} tokens; "
-            f"max_model_len is {wanted or 'not set'}"
-        )
-    return num_blocks, wanted or min(context, room)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device is 'cuda', but torch sees no CUDA device")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto: on CUDA bfloat16 where it is native, else float16; float32 on a CPU."""
-    if name != "auto":
-        return getattr(torch, name)  # type: ignore[no-any-return]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BUILD_ENGINE = "scoring.engine:build_engine"
+BUILD_ENGINE = "scoring.engine_builder:build_engine"
 
 
 def run_engine(config: EngineConfig, build: BuildEngine | str, channel: EngineChannel) -> None:

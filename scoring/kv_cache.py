@@ -1,4 +1,4 @@
-"""The tensors behind the blocks, and how many blocks there is memory for."""
+"""The tensors behind the blocks."""
 
 import psutil
 import torch
@@ -11,8 +11,6 @@ from .large_pages import empty_in_large_pages
 # On a CPU the cache shares the memory with everything else. A small model needs no more than one
 # longest context's worth, or 32 users' with 4,096 tokens each.
 _CPU_FRACTION, _CPU_CAP_BYTES, _CPU_CAP_TOKENS = 0.4, 4 << 30, 1 << 17
-# Of a GPU's memory, what the process may use in all; the rest is for the driver and fragmentation.
-_GPU_FRACTION = 0.9
 
 
 class KVCache:
@@ -54,24 +52,17 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
     return config.text.num_layers * 2 * config.text.hidden_size * dtype.itemsize
 
 
-def activation_bytes(
-    config: ModelConfig, max_num_batched_tokens: int, max_crops: int, dtype: torch.dtype
-) -> int:
-    """What a step needs beside weights and cache, roughly: the widest tensors of a layer for a
-    full batch, in the model's dtype and in float32, and the tower's for max_crops."""
-    text, vision = config.text, config.vision
-    widest = 3 * text.hidden_size + 2 * text.intermediate_size
-    decoder = max_num_batched_tokens * widest * (dtype.itemsize + 4)
-    patches = max_crops * (vision.tokens_per_crop * 4 + 1)
-    tower = patches * (4 * vision.hidden_size + 2 * vision.intermediate_size) * (dtype.itemsize + 4)
-    return decoder + tower
+def cpu_cache_bytes(token_bytes: int) -> int:
+    """The memory that a CPU has to spare for the cache, as measured now."""
+    free = int(available_bytes() * _CPU_FRACTION)
+    return min(free, _CPU_CAP_BYTES, _CPU_CAP_TOKENS * token_bytes)
 
 
-def cache_bytes(activations: int, token_bytes: int, device: torch.device) -> int:
-    """The memory to spend on the cache: measured free memory, less the activations of a step."""
-    if device.type != "cuda":
-        free = int(psutil.virtual_memory().available * _CPU_FRACTION)
-        return min(free, _CPU_CAP_BYTES, _CPU_CAP_TOKENS * token_bytes)
-    free, total = torch.cuda.mem_get_info(device)
-    spendable = free - int((1 - _GPU_FRACTION) * total)
-    return spendable - activations
+def available_bytes() -> int:
+    """Of the machine's memory, what is not in use."""
+    return int(psutil.virtual_memory().available)
+
+
+def process_bytes() -> int:
+    """What this process has of it."""
+    return int(psutil.Process().memory_info().rss)

@@ -53,6 +53,14 @@ class ModelRunner:
         self._static: StaticDecode | None = None
 
     @property
+    def block_size(self) -> int:
+        return self._cache.block_size
+
+    @property
+    def num_blocks(self) -> int:
+        return self._cache.num_blocks
+
+    @property
     def num_pictures_encoded(self) -> int:
         return self._pictures.num_pictures_encoded
 

@@ -17,7 +17,8 @@ import uvicorn
 
 from model_config import card_for, from_checkpoint
 from scoring.async_engine import AsyncEngine
-from scoring.engine import Engine, assemble
+from scoring.engine import Engine
+from scoring.engine_builder import assemble
 from scoring.engine_config import EngineConfig
 from scoring.picture_encoder import FeatureCache
 from scoring.prompt import PromptBuilder, load_tokenizer

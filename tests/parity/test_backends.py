@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoring.engine import Engine, assemble, build_engine
+from scoring.engine import Engine
+from scoring.engine_builder import assemble, build_engine
 from scoring.engine_config import EngineConfig
 from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner

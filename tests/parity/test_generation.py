@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoring.engine import Engine, assemble, build_engine
+from scoring.engine import Engine
+from scoring.engine_builder import assemble, build_engine
 from scoring.engine_config import EngineConfig
 from scoring.errors import CheckpointError
 from scoring.image_processor import HDPicture

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scoring.engine import build_engine
+from scoring.engine_builder import build_engine
 from scoring.engine_config import EngineConfig
 from scoring.models.attention.compiled import paged_decode
 from scoring.models.kernels import EAGER, Kernels, compiled_kernels

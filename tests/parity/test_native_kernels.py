@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from model_config import from_checkpoint
 from scoring.batch import FlatBatch
-from scoring.engine import Engine, build_engine
+from scoring.engine import Engine
+from scoring.engine_builder import build_engine
 from scoring.engine_config import EngineConfig
 from scoring.errors import CheckpointError
 from scoring.models import native_kernels

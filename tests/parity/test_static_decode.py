@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scoring.block_manager import BlockManager
-from scoring.engine import assemble
+from scoring.engine_builder import assemble
 from scoring.engine_config import EngineConfig
 from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner

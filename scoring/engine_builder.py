@@ -1,0 +1,199 @@
+"""Puts an engine together: weights, attention, memory, graphs, warm-up."""
+
+import logging
+import shutil
+
+import torch
+
+from model_config import ModelConfig, from_checkpoint
+
+from .block_manager import BlockManager
+from .cuda_graph import CudaGraphs
+from .encoder_progress import CROP_PARTS
+from .engine import Engine
+from .engine_config import EngineConfig, EngineLimits
+from .errors import CheckpointError
+from .kv_cache import KVCache, available_bytes, bytes_per_token, cpu_cache_bytes, process_bytes
+from .memory_plan import LargestStep, estimate_step, plan_memory
+from .memory_probe import CudaMeter, cuda_limit, measure_step
+from .model_runner import ModelRunner
+from .models.attention.choose import choose_backend
+from .models.native_kernels import NativeKernels, fits_heads, load_native
+from .models.packed_linear import pack_linears
+from .models.phi3_vision import Phi3VisionForCausalLM
+from .scheduler import Scheduler
+from .sequence import SamplingParams, Sequence
+from .weights import Progress, load_model
+
+logger = logging.getLogger(__name__)
+
+# Prompt tokens and crops that a prompt brings to a step that others wait for.
+_SHARES = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
+_LARGE_MODEL_BYTES = 256 << 20
+
+
+def build_engine(config: EngineConfig, progress: Progress) -> Engine:
+    """Load the weights and put everything together. Raises CheckpointError and
+    model_config.ModelConfigError for what is wrong on disk or does not fit in memory."""
+    model_config = from_checkpoint(config.checkpoint)
+    config.check_context(model_config.text.max_position_embeddings)
+    device = _device(config.device)
+    dtype = _dtype(config.dtype, device)
+    bytes_before = process_bytes()
+    model = load_model(config.checkpoint, model_config, device, dtype, progress)
+    native = _native(config, model_config, device, dtype)
+    if device.type == "cpu":
+        pack_linears(model, native, model.model.layers if config.quantization == "int8" else None)
+        if native is not None and fits_heads(model_config.vision.head_dim):
+            model.tower.use_native_attention(native)
+    compiles = config.kernels == "compiled" or (config.kernels == "auto" and _is_worth_it(model))
+    attention, kernels, why = choose_backend(device, dtype, native, compiles=compiles)
+    logger.info(
+        "%s, %s, %s kernels, attention %s (%s)",
+        device, str(dtype).removeprefix("torch."), kernels.name, attention.name, why,
+    )  # fmt: skip
+
+    def make_runner(num_blocks: int) -> ModelRunner:
+        return ModelRunner(
+            model,
+            KVCache(model_config, num_blocks, attention.block_size, dtype, device),
+            attention,
+            feature_cache_bytes=config.feature_cache_bytes,
+            max_num_seqs=config.max_num_seqs,
+            kernels=kernels,
+        )
+
+    make_graph = CudaGraphs().capture if device.type == "cuda" and attention.can_capture else None
+    token_bytes = bytes_per_token(model_config, dtype)
+    cache_bytes = config.kv_cache_bytes
+    context = config.max_model_len or model_config.text.max_position_embeddings
+    if device.type == "cuda":
+        limit, weights = cuda_limit(), torch.cuda.memory_allocated()
+        largest = _largest_step(config, min(context, max((limit - weights) // token_bytes, 1)))
+        meter = CudaMeter()
+        step = measure_step(make_runner(1), largest, model_config.vision, meter, make_graph)
+        torch.cuda.empty_cache()
+    else:
+        weights = process_bytes() - bytes_before
+        limit = weights + available_bytes()
+        step = estimate_step(model_config, _largest_step(config, context), dtype.itemsize)
+        cache_bytes = cache_bytes or cpu_cache_bytes(token_bytes)
+    plan = plan_memory(
+        limit=limit,
+        weights=weights,
+        step=step,
+        features=config.feature_cache_bytes,
+        block_bytes=attention.block_size * token_bytes,
+        block_size=attention.block_size,
+        max_num_seqs=config.max_num_seqs,
+        context=context,
+        max_model_len=config.max_model_len,
+        cache=cache_bytes,
+    )
+    logger.info("%s", plan)
+    runner = make_runner(plan.num_blocks)
+    if make_graph is not None:
+        runner.capture(make_graph, plan.max_model_len)
+    engine = assemble(
+        config,
+        model_config,
+        runner,
+        plan.num_blocks,
+        plan.block_size,
+        plan.max_model_len,
+        overlap=device.type == "cuda",
+    )
+    _warm_up(engine)
+    return engine
+
+
+def assemble(
+    config: EngineConfig,
+    model_config: ModelConfig,
+    runner: ModelRunner,
+    num_blocks: int,
+    block_size: int,
+    max_model_len: int,
+    *,
+    overlap: bool = False,
+) -> Engine:
+    """An engine around a runner and a cache of so many blocks. overlap: see Engine."""
+    tokens, crops = _SHARES[runner.device.type]
+    scheduler = Scheduler(
+        BlockManager(num_blocks, block_size, prefix_cache=config.prefix_cache),
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=max_model_len,
+        short_rope_len=model_config.text.rope_scaling.original_max_position_embeddings,
+        crop_size=model_config.vision.crop_size,
+        max_crops=config.max_crops,
+        prompt_share=config.prompt_share or tokens,
+        crops_share=config.crops_share or crops,
+    )
+    return Engine(
+        runner,
+        scheduler,
+        EngineLimits(max_model_len, runner.vocab_size),
+        overlap=overlap,
+    )
+
+
+def _native(
+    config: EngineConfig, model_config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> NativeKernels | None:
+    """Raises CheckpointError where native kernels are needed and cannot be had."""
+    native, why = None, f"they are for a CPU, not {device.type}"
+    if device.type == "cpu":
+        if config.kernels not in ("auto", "native"):
+            why = f"kernels are {config.kernels!r}"
+        else:
+            native, why = load_native(dtype, model_config.text)
+    if native is None:
+        logger.info("no native kernels: %s", why)
+        needed = "native" if config.kernels == "native" else config.quantization
+        if needed != "none":
+            raise CheckpointError(
+                f"{needed!r} needs the native kernels, which cannot be used: {why}"
+            )
+    return native
+
+
+def _is_worth_it(model: Phi3VisionForCausalLM) -> bool:
+    """Whether torch.compile can run, and saves more than it takes."""
+    large = sum(parameter.nbytes for parameter in model.parameters()) >= _LARGE_MODEL_BYTES
+    return large and shutil.which("g++") is not None
+
+
+def _warm_up(engine: Engine) -> None:
+    """Run short sequences, alone and together, so that whatever is compiled or allocated at first
+    use is there before the first caller."""
+    for rows in (1, 2, 3):
+        for row in range(rows):
+            prompt = [1] * min(20 + row, engine.limits.max_model_len // 2)
+            engine.add(Sequence(f"warm-up {row}", prompt, SamplingParams(max_tokens=3)))
+        while engine.has_work:
+            engine.step()
+    engine.reset_prefix_cache()
+
+
+def _largest_step(config: EngineConfig, context: int) -> LargestStep:
+    return LargestStep(
+        config.max_num_batched_tokens, config.max_num_seqs, config.max_crops, context
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("device is 'cuda', but torch sees no CUDA device")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto: on CUDA bfloat16 where it is native, else float16; float32 on a CPU."""
+    if name != "auto":
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

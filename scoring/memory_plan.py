@@ -1,0 +1,128 @@
+"""Where a device's memory goes: what is measured, and what is left for keys and values."""
+
+from dataclasses import dataclass
+
+from model_config import ModelConfig
+
+from .errors import CheckpointError
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class LargestStep:
+    """What a step may have at most. context: the longest sequence that there could be."""
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    max_crops: int
+    context: int
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What a step takes beside weights and cache, in bytes. prompts, pictures: at their peaks, of
+    the most prompt tokens and of the most crops that a step may have; one comes after the other.
+    graphs: what captured steps keep."""
+
+    prompts: int
+    pictures: int
+    graphs: int = 0
+
+    @property
+    def total(self) -> int:
+        return max(self.prompts, self.pictures) + self.graphs
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes. limit: what may be used in all. features: the cache of pictures. max_model_len: the
+    longest sequence that the blocks hold, or a smaller one that was asked for."""
+
+    limit: int
+    weights: int
+    step: StepMemory
+    features: int
+    cache: int
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+
+    @property
+    def num_tokens(self) -> int:
+        """That the cache holds, of all sequences together."""
+        return self.num_blocks * self.block_size
+
+    def __str__(self) -> str:
+        step = self.step
+        need = self.weights + step.total + self.features + self.cache
+        return (
+            f"memory: weights {_gib(self.weights)} + a step {_gib(step.total)} "
+            f"(prompts {_gib(step.prompts)} or pictures {_gib(step.pictures)}, "
+            f"graphs {_gib(step.graphs)}) + picture features {_gib(self.features)} + "
+            f"keys and values {_gib(self.cache)} = {_gib(need)} of {_gib(self.limit)} GiB; "
+            f"room for {self.num_tokens:,} tokens, up to {self.max_model_len:,} of one request"
+        )
+
+
+def estimate_step(config: ModelConfig, largest: LargestStep, itemsize: int) -> StepMemory:
+    """Roughly, where nothing can be measured: the widest tensors of a layer for a full batch, and
+    of the tower for all its crops, in the model's dtype and in float32."""
+    text, vision = config.text, config.vision
+    layer = 3 * text.hidden_size + 2 * text.intermediate_size
+    tower = 4 * vision.hidden_size + 2 * vision.intermediate_size
+    patches = largest.max_crops * (vision.tokens_per_crop * 4 + 1)
+    return StepMemory(
+        prompts=largest.max_num_batched_tokens * layer * (itemsize + 4),
+        pictures=patches * tower * (itemsize + 4),
+    )
+
+
+def plan_memory(
+    *,
+    limit: int,
+    weights: int,
+    step: StepMemory,
+    features: int,
+    block_bytes: int,
+    block_size: int,
+    max_num_seqs: int,
+    context: int,
+    max_model_len: int | None,
+    cache: int | None,
+) -> MemoryPlan:
+    """Give the cache what is left, or cache bytes if that is given; no more than max_num_seqs
+    sequences of context tokens can use. The cache's spare block is one of what is left.
+
+    max_model_len: None for as long as fits, up to context. Raises CheckpointError, with numbers,
+    where not even that, or nothing, fits.
+    """
+    available = limit - weights - step.total - features if cache is None else cache
+    wanted = max_num_seqs * -(-context // block_size)
+    num_blocks = min(available // block_bytes - (cache is None), wanted)
+    room = num_blocks * block_size
+    if room < max(max_model_len or 1, 2):
+        source = (
+            f"kv_cache is {_gib(available)} GiB"
+            if cache is not None
+            else f"of {_gib(limit)} GiB, weights take {_gib(weights)}, a step "
+            f"{_gib(step.total)} and picture features {_gib(features)}"
+        )
+        raise CheckpointError(
+            f"{source}: the key-value cache has room for {max(room, 0)} tokens; "
+            f"max_model_len is {max_model_len or 'not set'}"
+        )
+    return MemoryPlan(
+        limit=limit,
+        weights=weights,
+        step=step,
+        features=features,
+        cache=(num_blocks + 1) * block_bytes,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_model_len=max_model_len or min(context, room),
+    )
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / _GIB:.2f}"
