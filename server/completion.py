@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,15 @@ from transformers import PreTrainedTokenizerFast
 
 from model_config import Card
 from scoring.async_engine import AsyncEngine
-from scoring.engine_config import EngineLimits
 from scoring.errors import ContextLengthError
 from scoring.prompt import Prompt, PromptBuilder
-from scoring.sequence import FinishReason, Logprobs, SamplingParams, Sequence
+from scoring.sequence import FinishReason, Logprobs, Sequence
 from scoring.text_stream import TokenTextStreamer
 
 from .conversation import to_chat_messages
 from .errors import NotSupportedError
-from .schemas import ChatCompletionsRequest, Message
+from .sampling import check_parameters, to_sampling_params
+from .schemas import ChatCompletionsRequest
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ class Processor:
         """Decode, tile and tokenize, in a worker thread."""
         workers = self.picture_workers if request.has_pictures else None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(workers, self._build, request.messages)
+        return await loop.run_in_executor(workers, self._build, request)
 
-    def _build(self, messages: list[Message]) -> Prompt:
-        return self.prompts.build(to_chat_messages(messages, self.card, self.max_image_pixels))
+    def _build(self, request: ChatCompletionsRequest) -> Prompt:
+        return self.prompts.build(to_chat_messages(request, self.card, self.max_image_pixels))
 
 
 @dataclass(frozen=True)
@@ -136,6 +135,7 @@ async def start_completion(
     limits = engine.check_ready()
     engine.check_room()
     _check_supported(request, processor.card)
+    check_parameters(request, limits)
     prompt = await processor.to_prompt(request)
     if len(prompt.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(prompt.token_ids), limits.max_model_len)
@@ -143,7 +143,7 @@ async def start_completion(
     sequence = Sequence(
         uuid4().hex,
         prompt.token_ids,
-        _sampling_params(request, processor, limits),
+        to_sampling_params(request, processor.card, processor.prompts.stop_token_ids, limits),
         prompt.images,
         deadline=None if processor.max_request_s is None else start + processor.max_request_s,
     )
@@ -165,23 +165,3 @@ def _check_supported(request: ChatCompletionsRequest, card: Card) -> None:
             ("body", "response_format"),
             kind,
         )
-
-
-def _sampling_params(
-    request: ChatCompletionsRequest, processor: Processor, limits: EngineLimits
-) -> SamplingParams:
-    card = processor.card
-
-    def given(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    return SamplingParams(
-        max_tokens=min(given(request.max_tokens, card.max_tokens), limits.max_model_len),
-        temperature=given(request.temperature, card.temperature),
-        top_p=given(request.top_p, card.top_p),
-        presence_penalty=request.presence_penalty or 0.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        seed=given(request.seed, secrets.randbits(63)),
-        eos_token_ids=processor.prompts.stop_token_ids,
-        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-    )

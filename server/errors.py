@@ -185,7 +185,7 @@ async def on_validation_error(_: Request, error: Exception) -> Response:
 def _problem(found: dict[str, Any]) -> Problem:
     if found["type"] == "json_invalid":
         return Problem(f"the body is not valid JSON: {found['ctx']['error']}", ("body",))
-    loc = tuple(str(part) for part in found["loc"])
+    loc = tuple(str(part)[:_MAX_SHOWN_VALUE] for part in found["loc"])  # a key can be anything
     where = ".".join(part for part in loc if part != "body") or "the body"
     value = found.get("input")
     given = f"; given: {_shown(value)!r}" if isinstance(value, bool | int | float | str) else ""

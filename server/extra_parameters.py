@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from .errors import NotSupportedError, UnknownParameterError
-from .schemas import EXTRA_PARAMETERS, ChatCompletionsRequest
+from .parameters import EXTRA_PARAMETERS
+from .schemas import ChatCompletionsRequest
 
 _MAX_SHOWN_NAME = 64
 _MODES = ("error", "drop", "pass-through")

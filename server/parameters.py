@@ -1,0 +1,127 @@
+"""The parameters of a completion, as they come off the wire, each with its range.
+
+Lenient where the API's own samples need it: numbers and booleans may come as strings, null means
+not given, `stop` may be one string. Booleans are never numbers.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+from scoring.sequence import MAX_LOGIT_BIASES, MAX_LOGPROBS
+
+_INT64 = 1 << 63
+_MAX_STOPS, _MAX_STOP_CHARACTERS = 16, 1024
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _encodable(value: str) -> str:
+    """JSON can spell half a surrogate pair, which is no character and has no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a surrogate pair, which is not text") from None
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Integer = Annotated[int, BeforeValidator(_not_bool)]
+_StopString = Annotated[Text, Field(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
+
+# Not in the API's table, but known here: on Azure's routes they need `extra-parameters:
+# pass-through`.
+EXTRA_PARAMETERS = (
+    "logprobs",
+    "top_logprobs",
+    "n",
+    "logit_bias",
+    "max_completion_tokens",
+    "stream_options",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "min_tokens",
+    "ignore_eos",
+    "num_crops",
+)
+
+
+class Parameters(BaseModel):
+    """What decides over an answer, apart from the conversation. None is: not given."""
+
+    frequency_penalty: Number | None = Field(None, ge=-2, le=2)
+    presence_penalty: Number | None = Field(None, ge=-2, le=2)
+    temperature: Number | None = Field(None, ge=0, le=2)
+    top_p: Number | None = Field(None, gt=0, le=1)
+    max_tokens: Integer | None = Field(
+        None, ge=1, description="Output tokens at most; also cut at the end of the context."
+    )
+    stop: Annotated[list[_StopString] | None, BeforeValidator(_as_list)] = Field(
+        None, max_length=_MAX_STOPS, description="One string, or several; the text ends before it."
+    )
+    seed: Integer | None = Field(None, ge=-_INT64, lt=_INT64)
+    logprobs: bool | None = Field(None, description="Extra parameter.")
+    top_logprobs: Integer | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="Extra parameter; needs logprobs."
+    )
+    n: Integer | None = Field(
+        None, ge=1, le=1, description="Extra parameter; one answer is all there is."
+    )
+    logit_bias: dict[Integer, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(
+        None,
+        max_length=MAX_LOGIT_BIASES,
+        description="Extra parameter: token id → what is added to its logit; ±100 forces or bans.",
+    )
+    max_completion_tokens: Integer | None = Field(
+        None, ge=1, description="Extra parameter: OpenAI's newer name of max_tokens."
+    )
+    top_k: Integer | None = Field(
+        None, ge=-1, description="Extra parameter: the k most likely tokens; 0 and -1 are off."
+    )
+    min_p: Number | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Extra parameter: tokens at least so likely, relative to the most likely.",
+    )
+    repetition_penalty: Number | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Extra parameter: divides the logits of tokens in prompt and answer; 1 is off.",
+    )
+    stop_token_ids: list[Integer] | None = Field(
+        None, max_length=_MAX_STOPS, description="Extra parameter: ids that end the text."
+    )
+    min_tokens: Integer | None = Field(
+        None,
+        ge=0,
+        description="Extra parameter: output tokens before one that ends the text can come; stop "
+        "strings end it still.",
+    )
+    ignore_eos: bool | None = Field(
+        None, description="Extra parameter: the model's own end tokens do not end the text."
+    )
+    num_crops: Integer | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="Extra parameter: crops of a picture at most, its global view not counted; "
+        "more see more and take more tokens. A picture of detail low has one.",
+    )
+
+    @property
+    def most_tokens(self) -> int | None:
+        """max_tokens, by either name."""
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
