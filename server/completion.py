@@ -72,16 +72,24 @@ class Completion:
         self.model = processor.card.served_name
         self.num_prompt_tokens = sequence.num_prompt_tokens
         self.num_output_tokens = 0
+        self.num_cached_tokens = 0
         self._sequence = sequence
         self._tokenizer = processor.tokenizer
         self._streamer = TokenTextStreamer(processor.tokenizer, request.stop or ())
 
     @property
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
+        """Azure's three counts, and OpenAI's details of the prompt's: tokens that were in the
+        prefix cache, and those that pictures take."""
+        images = self._sequence.images
         return {
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": self.num_output_tokens,
             "total_tokens": self.num_prompt_tokens + self.num_output_tokens,
+            "prompt_tokens_details": {
+                "cached_tokens": self.num_cached_tokens,
+                "image_tokens": sum(image.picture.num_tokens for image in images),
+            },
         }
 
     @property
@@ -94,6 +102,7 @@ class Completion:
             async for output in outputs:
                 reason, logprobs = output.finish_reason, None
                 self.num_output_tokens += output.token_id is not None
+                self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached)
                 if reason is not FinishReason.STOP and output.token_id is not None:
                     self._streamer.put([output.token_id])
                     if output.logprobs is not None:
