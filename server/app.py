@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,7 @@ from .body_limit import BodyLimit
 from .completion import Processor
 from .loading import report_loading
 from .request_ids import RequestIds
-from .routes import chat, health, info
+from .routes import chat, health, info, openai, score
 from .settings import Settings
 from .streaming import ClientLeftError
 
@@ -40,6 +41,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = make_engine()
         app.state.engine, app.state.processor = engine, processor
+        app.state.started = int(time.time())
         engine.start()
         watching = asyncio.create_task(report_loading(engine, on_failure))
         yield
@@ -54,8 +56,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (info.router, chat.router, health.router):
-        app.include_router(router)
+    _include_routes(app)
     app.add_exception_handler(errors.APIError, errors.on_error)
     app.add_exception_handler(ScoringError, errors.on_error)
     app.add_exception_handler(RequestValidationError, errors.on_validation_error)
@@ -66,6 +67,18 @@ def create_app(
         app.add_middleware(KeyAuth, key=settings.api_key.get_secret_value())
     app.add_middleware(RequestIds)
     return app
+
+
+def _include_routes(app: FastAPI) -> None:
+    """Every route there is, under every name that clients know it by: an endpoint given as
+    https://…/score, say, makes the SDKs ask for /score/chat/completions."""
+    for prefix in ("", "/models", "/score"):
+        app.include_router(info.router, prefix=prefix)
+        app.include_router(chat.router, prefix=prefix)
+    for prefix in ("/v1", "/openai/v1", "/score/v1"):
+        app.include_router(openai.router, prefix=prefix)
+    for router in (openai.deployments, score.router, health.router):
+        app.include_router(router)
 
 
 async def _on_client_left(_: Request, __: Exception) -> Response:

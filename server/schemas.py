@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from .parameters import Parameters, Text
+from .parameters import Integer, Parameters, Text
 
 # Of one conversation; each costs tokens, so that the context ends most of them sooner.
 _MAX_MESSAGES = 1024
@@ -100,3 +100,54 @@ class ChatCompletionsRequest(Parameters):
     @property
     def includes_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TaskParameters(Parameters):
+    """Ours under their own names, and those that Azure ML's task format has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_new_tokens: Integer | None = Field(None, ge=1, description="max_tokens.")
+    max_gen_len: Integer | None = Field(None, ge=1, description="max_tokens, by an older name.")
+    do_sample: bool | None = Field(None, description="False is temperature 0.")
+    return_full_text: Literal[False] | None = Field(None, description="The answer alone is given.")
+
+    def to_parameters(self) -> dict[str, Any]:
+        """Under the chat API's names."""
+        named = self.model_dump(exclude_none=True)
+        named.pop("return_full_text", None)
+        for name in ("max_gen_len", "max_new_tokens"):
+            if name in named:
+                named["max_tokens"] = named.pop(name)
+        if named.pop("do_sample", True) is False:
+            named["temperature"] = 0.0
+        return named
+
+
+class TaskInput(Wire):
+    input_string: list[Message] = Field(min_length=1, max_length=_MAX_MESSAGES)
+    parameters: TaskParameters | None = None
+
+
+class TaskRequest(Wire):
+    """Azure ML's task format, answered with `{"output": text}`."""
+
+    input_data: TaskInput
+
+    def to_chat_request(self) -> ChatCompletionsRequest:
+        parameters = self.input_data.parameters
+        named = parameters.to_parameters() if parameters else {}
+        messages = self.input_data.input_string
+        return ChatCompletionsRequest.model_validate({"messages": messages, **named})
+
+
+def _kind_of_score(value: Any) -> str:
+    return "task" if isinstance(value, dict) and "input_data" in value else "chat"
+
+
+# pydantic names them in an error's place, where they mean nothing to a caller.
+SCORE_TAGS = ("task", "chat")
+ScoreRequest = Annotated[
+    Annotated[TaskRequest, Tag("task")] | Annotated[ChatCompletionsRequest, Tag("chat")],
+    Discriminator(_kind_of_score),
+]
