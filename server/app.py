@@ -21,7 +21,7 @@ from .body_limit import BodyLimit
 from .completion import Processor
 from .loading import report_loading
 from .request_ids import RequestIds
-from .routes import chat, health, info, openai, score
+from .routes import chat, documents, health, info, openai, score
 from .settings import Settings
 from .streaming import ClientLeftError
 
@@ -52,8 +52,7 @@ def create_app(
         title="phi3v-server",
         description="Phi-3-vision behind the Azure AI Model Inference API.",
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # routes/documents.py gives it out
         redirect_slashes=False,
     )
     _include_routes(app)
@@ -77,7 +76,7 @@ def _include_routes(app: FastAPI) -> None:
         app.include_router(chat.router, prefix=prefix)
     for prefix in ("/v1", "/openai/v1", "/score/v1"):
         app.include_router(openai.router, prefix=prefix)
-    for router in (openai.deployments, score.router, health.router):
+    for router in (openai.deployments, score.router, health.router, documents.router):
         app.include_router(router)
 
 

@@ -6,9 +6,17 @@ be `image`. What the parameters may be: parameters.py.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
-from .parameters import Integer, Parameters, Text
+from .parameters import Parameters, Text, not_bool
 
 # Of one conversation; each costs tokens, so that the context ends most of them sooner.
 _MAX_MESSAGES = 1024
@@ -107,10 +115,15 @@ class TaskParameters(Parameters):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_new_tokens: Integer | None = Field(None, ge=1, description="max_tokens.")
-    max_gen_len: Integer | None = Field(None, ge=1, description="max_tokens, by an older name.")
+    max_new_tokens: int | None = Field(None, ge=1, description="max_tokens.")
+    max_gen_len: int | None = Field(None, ge=1, description="max_tokens, by an older name.")
     do_sample: bool | None = Field(None, description="False is temperature 0.")
     return_full_text: Literal[False] | None = Field(None, description="The answer alone is given.")
+
+    @field_validator("max_new_tokens", "max_gen_len", mode="before")
+    @classmethod
+    def _lengths_are_no_bools(cls, value: Any) -> Any:
+        return not_bool(value)
 
     def to_parameters(self) -> dict[str, Any]:
         """Under the chat API's names."""

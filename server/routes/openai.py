@@ -9,6 +9,7 @@ from ..errors import NotFoundError
 from ..extra_parameters import refuse_unsupported
 from ..json_body import JSONBodyRoute
 from ..json_response import AsciiJSONResponse
+from ..openapi import API_VERSION, ModelList, ModelObject, answers, chat_answers
 from ..schemas import ChatCompletionsRequest
 from ..streaming import UsagePlace
 from .deps import EngineDep, ProcessorDep
@@ -17,7 +18,7 @@ router = APIRouter(route_class=JSONBodyRoute)
 deployments = APIRouter(route_class=JSONBodyRoute, prefix="/openai/deployments/{deployment}")
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=chat_answers())
 async def create_openai_chat_completion(
     body: ChatCompletionsRequest, request: Request, engine: EngineDep, processor: ProcessorDep
 ) -> Response:
@@ -27,7 +28,11 @@ async def create_openai_chat_completion(
     return await answer_chat(body, request, engine, processor, usage)
 
 
-@deployments.post("/chat/completions")
+@deployments.post(
+    "/chat/completions",
+    responses=chat_answers(),
+    openapi_extra={"parameters": [API_VERSION]},
+)
 async def create_deployment_chat_completion(
     deployment: str,
     body: ChatCompletionsRequest,
@@ -39,13 +44,13 @@ async def create_deployment_chat_completion(
     return await create_openai_chat_completion(body, request, engine, processor)
 
 
-@router.get("/models")
+@router.get("/models", responses=answers(ModelList))
 async def list_models(request: Request, processor: ProcessorDep) -> Response:
     """The one model there is."""
     return AsciiJSONResponse({"object": "list", "data": [_model(request, processor)]})
 
 
-@router.get("/models/{model:path}")
+@router.get("/models/{model:path}", responses=answers(ModelObject, 404, 422))
 async def get_model(model: str, request: Request, processor: ProcessorDep) -> Response:
     """The model of this name."""
     if model != processor.card.served_name:

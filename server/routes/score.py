@@ -8,6 +8,13 @@ from ..completion import start_completion
 from ..extra_parameters import apply_extra_parameters
 from ..json_body import JSONBodyRoute
 from ..json_response import AsciiJSONResponse
+from ..openapi import (
+    API_VERSION,
+    EXTRA_PARAMETERS_HEADER,
+    ChatCompletion,
+    TaskAnswer,
+    chat_answers,
+)
 from ..schemas import ScoreRequest, TaskRequest
 from ..streaming import UsagePlace, unless_client_leaves, whole_completion
 from .deps import EngineDep, ProcessorDep
@@ -15,7 +22,11 @@ from .deps import EngineDep, ProcessorDep
 router = APIRouter(route_class=JSONBodyRoute)
 
 
-@router.post("/score")
+@router.post(
+    "/score",
+    responses=chat_answers(TaskAnswer | ChatCompletion),
+    openapi_extra={"parameters": [API_VERSION, EXTRA_PARAMETERS_HEADER]},
+)
 async def score(
     body: ScoreRequest, request: Request, engine: EngineDep, processor: ProcessorDep
 ) -> Response:
