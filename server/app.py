@@ -19,6 +19,7 @@ from . import errors
 from .auth import KeyAuth
 from .body_limit import BodyLimit
 from .completion import Processor
+from .header_limit import HeaderLimit
 from .loading import report_loading
 from .request_ids import RequestIds
 from .routes import chat, documents, health, info, openai, score
@@ -61,9 +62,14 @@ def create_app(
     app.add_exception_handler(RequestValidationError, errors.on_validation_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(ClientLeftError, _on_client_left)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_mib << 20)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_mib << 20,
+        max_receive_s=settings.max_receive_s,
+    )
     if settings.api_key is not None:
         app.add_middleware(KeyAuth, key=settings.api_key.get_secret_value())
+    app.add_middleware(HeaderLimit)
     app.add_middleware(RequestIds)
     return app
 

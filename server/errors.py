@@ -5,7 +5,10 @@ APIError                     a request that is refused here, with its status
 ├── NotSupportedError        422 `parameter_not_supported`: known, but not by this model
 ├── UnknownParameterError    400: not in the API, and extra-parameters does not let it through
 ├── NotFoundError            404: a model that is not there
-└── UnauthorizedError        401
+├── UnauthorizedError        401
+├── TimedOutError            408: a request that came too slowly
+├── HeadersTooLargeError     431: of all headers, or of one that has a limit of its own
+└── BadHeaderError           400: a header, or a whole head, that is not what it must be
 
 The scoring package's errors are in `_STATUS` too; whatever is not becomes a 500 that says nothing.
 """
@@ -87,6 +90,24 @@ class UnauthorizedError(APIError):
     status, code = 401, "unauthorized"
 
 
+class TimedOutError(APIError):
+    """The request took too long to arrive."""
+
+    status, code = 408, "request_timeout"
+
+
+class HeadersTooLargeError(APIError):
+    """The headers are too many or too long."""
+
+    status, code = 431, "headers_too_large"
+
+
+class BadHeaderError(APIError):
+    """A header has characters that it must not have, or the head is no HTTP."""
+
+    status, code = 400, "invalid_header"
+
+
 @dataclass(frozen=True)
 class Answer:
     """How an error goes out."""
@@ -109,7 +130,12 @@ _STATUS: dict[type[Exception], Answer] = {
 }
 _HTTP = {
     405: ("method_not_allowed", "the route does not take this method"),
+    408: (TimedOutError.code, "the request took too long to arrive"),
     413: ("body_too_large", "the body is larger than this server takes"),
+    415: (
+        "unsupported_media_type",
+        "the body must be JSON in UTF-8 with Content-Type: application/json, and not compressed",
+    ),
 }
 
 
@@ -204,7 +230,7 @@ def _problem(found: dict[str, Any]) -> Problem:
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """The framework's own 404, 405 and 413."""
+    """The framework's own, and those of our middleware."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
         code, message = NotFoundError.code, missing_route(request.app, request.scope["path"])
