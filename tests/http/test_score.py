@@ -1,5 +1,6 @@
 """POST /score: Azure ML's task format, and whatever else `az ml online-endpoint invoke` sends."""
 
+import json
 from typing import Any
 
 import httpx
@@ -16,7 +17,8 @@ def task(text: str = "hi there", **parameters: Any) -> dict[str, Any]:
 
 
 def score(server: Any, body: Any) -> httpx.Response:
-    response: httpx.Response = server.request("POST", "/score", json=body)
+    content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    response: httpx.Response = server.request("POST", "/score", content=content, headers=headers)
     return response
 
 
