@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -18,9 +19,10 @@ from . import errors
 from .auth import KeyAuth
 from .body_limit import BodyLimit
 from .completion import Processor
+from .header_limit import HeaderLimit
 from .loading import report_loading
 from .request_ids import RequestIds
-from .routes import chat, health, info
+from .routes import chat, documents, health, info, openai, score
 from .settings import Settings
 from .streaming import ClientLeftError
 
@@ -40,6 +42,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = make_engine()
         app.state.engine, app.state.processor = engine, processor
+        app.state.started = int(time.time())
         engine.start()
         watching = asyncio.create_task(report_loading(engine, on_failure))
         yield
@@ -50,22 +53,37 @@ def create_app(
         title="phi3v-server",
         description="Phi-3-vision behind the Azure AI Model Inference API.",
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # routes/documents.py gives it out
         redirect_slashes=False,
     )
-    for router in (info.router, chat.router, health.router):
-        app.include_router(router)
+    _include_routes(app)
     app.add_exception_handler(errors.APIError, errors.on_error)
     app.add_exception_handler(ScoringError, errors.on_error)
     app.add_exception_handler(RequestValidationError, errors.on_validation_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(ClientLeftError, _on_client_left)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_mib << 20)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_mib << 20,
+        max_receive_s=settings.max_receive_s,
+    )
     if settings.api_key is not None:
         app.add_middleware(KeyAuth, key=settings.api_key.get_secret_value())
+    app.add_middleware(HeaderLimit)
     app.add_middleware(RequestIds)
     return app
+
+
+def _include_routes(app: FastAPI) -> None:
+    """Every route there is, under every name that clients know it by: an endpoint given as
+    https://…/score, say, makes the SDKs ask for /score/chat/completions."""
+    for prefix in ("", "/models", "/score"):
+        app.include_router(info.router, prefix=prefix)
+        app.include_router(chat.router, prefix=prefix)
+    for prefix in ("/v1", "/openai/v1", "/score/v1"):
+        app.include_router(openai.router, prefix=prefix)
+    for router in (openai.deployments, score.router, health.router, documents.router):
+        app.include_router(router)
 
 
 async def _on_client_left(_: Request, __: Exception) -> Response:

@@ -49,6 +49,7 @@ def serve(
     feature_cache_mib: Annotated[int | None, _flag("feature_cache_mib")] = None,
     max_request_s: Annotated[float | None, _flag("max_request_s")] = None,
     max_body_mib: Annotated[int | None, _flag("max_body_mib")] = None,
+    max_receive_s: Annotated[float | None, _flag("max_receive_s")] = None,
     max_image_megapixels: Annotated[float | None, _flag("max_image_megapixels")] = None,
     engine_process: Annotated[bool | None, _flag("engine_process")] = None,
     drain_s: Annotated[float | None, _flag("drain_s")] = None,

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,15 @@ from transformers import PreTrainedTokenizerFast
 
 from model_config import Card
 from scoring.async_engine import AsyncEngine
-from scoring.engine_config import EngineLimits
 from scoring.errors import ContextLengthError
 from scoring.prompt import Prompt, PromptBuilder
-from scoring.sequence import FinishReason, Logprobs, SamplingParams, Sequence
+from scoring.sequence import FinishReason, Logprobs, Sequence
 from scoring.text_stream import TokenTextStreamer
 
 from .conversation import to_chat_messages
 from .errors import NotSupportedError
-from .schemas import ChatCompletionsRequest, Message
+from .sampling import check_parameters, to_sampling_params
+from .schemas import ChatCompletionsRequest
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ class Processor:
         """Decode, tile and tokenize, in a worker thread."""
         workers = self.picture_workers if request.has_pictures else None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(workers, self._build, request.messages)
+        return await loop.run_in_executor(workers, self._build, request)
 
-    def _build(self, messages: list[Message]) -> Prompt:
-        return self.prompts.build(to_chat_messages(messages, self.card, self.max_image_pixels))
+    def _build(self, request: ChatCompletionsRequest) -> Prompt:
+        return self.prompts.build(to_chat_messages(request, self.card, self.max_image_pixels))
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,24 @@ class Completion:
         self.model = processor.card.served_name
         self.num_prompt_tokens = sequence.num_prompt_tokens
         self.num_output_tokens = 0
+        self.num_cached_tokens = 0
         self._sequence = sequence
         self._tokenizer = processor.tokenizer
         self._streamer = TokenTextStreamer(processor.tokenizer, request.stop or ())
 
     @property
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
+        """Azure's three counts, and OpenAI's details of the prompt's: tokens that were in the
+        prefix cache, and those that pictures take."""
+        images = self._sequence.images
         return {
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": self.num_output_tokens,
             "total_tokens": self.num_prompt_tokens + self.num_output_tokens,
+            "prompt_tokens_details": {
+                "cached_tokens": self.num_cached_tokens,
+                "image_tokens": sum(image.picture.num_tokens for image in images),
+            },
         }
 
     @property
@@ -95,6 +102,7 @@ class Completion:
             async for output in outputs:
                 reason, logprobs = output.finish_reason, None
                 self.num_output_tokens += output.token_id is not None
+                self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached)
                 if reason is not FinishReason.STOP and output.token_id is not None:
                     self._streamer.put([output.token_id])
                     if output.logprobs is not None:
@@ -136,6 +144,7 @@ async def start_completion(
     limits = engine.check_ready()
     engine.check_room()
     _check_supported(request, processor.card)
+    check_parameters(request, limits)
     prompt = await processor.to_prompt(request)
     if len(prompt.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(prompt.token_ids), limits.max_model_len)
@@ -143,7 +152,7 @@ async def start_completion(
     sequence = Sequence(
         uuid4().hex,
         prompt.token_ids,
-        _sampling_params(request, processor, limits),
+        to_sampling_params(request, processor.card, processor.prompts.stop_token_ids, limits),
         prompt.images,
         deadline=None if processor.max_request_s is None else start + processor.max_request_s,
     )
@@ -165,23 +174,3 @@ def _check_supported(request: ChatCompletionsRequest, card: Card) -> None:
             ("body", "response_format"),
             kind,
         )
-
-
-def _sampling_params(
-    request: ChatCompletionsRequest, processor: Processor, limits: EngineLimits
-) -> SamplingParams:
-    card = processor.card
-
-    def given(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    return SamplingParams(
-        max_tokens=min(given(request.max_tokens, card.max_tokens), limits.max_model_len),
-        temperature=given(request.temperature, card.temperature),
-        top_p=given(request.top_p, card.top_p),
-        presence_penalty=request.presence_penalty or 0.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        seed=given(request.seed, secrets.randbits(63)),
-        eos_token_ids=processor.prompts.stop_token_ids,
-        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-    )

@@ -5,12 +5,14 @@ from scoring.prompt import ChatImage, ChatMessage
 
 from .errors import InvalidRequestError, NotSupportedError
 from .images import load_image
-from .schemas import ContentPart, ImageUrl, Message
+from .schemas import ChatCompletionsRequest, ContentPart, ImageUrl, Message
 
 _Loc = tuple[str, ...]
 
 
-def to_chat_messages(messages: list[Message], card: Card, max_pixels: int) -> list[ChatMessage]:
+def to_chat_messages(
+    request: ChatCompletionsRequest, card: Card, max_pixels: int
+) -> list[ChatMessage]:
     """Check the card's rules and decode the pictures that will be kept; the others are not.
 
     Raises InvalidRequestError and NotSupportedError, naming the place. Takes as long as decoding
@@ -18,7 +20,7 @@ def to_chat_messages(messages: list[Message], card: Card, max_pixels: int) -> li
     """
     turns = [
         _Turn(message, ("body", "messages", str(index)), card)
-        for index, message in enumerate(messages)
+        for index, message in enumerate(request.messages)
     ]
     surplus = sum(len(turn.images) for turn in turns) - card.images_kept
     chat = []
@@ -26,7 +28,10 @@ def to_chat_messages(messages: list[Message], card: Card, max_pixels: int) -> li
         dropped = min(max(surplus, 0), len(turn.images))
         surplus -= dropped
         images = tuple(
-            ChatImage(load_image(image.url, max_pixels, loc), 1 if image.detail == "low" else None)
+            ChatImage(
+                load_image(image.url, max_pixels, loc),
+                1 if image.detail == "low" else request.num_crops,
+            )
             for image, loc in turn.images[dropped:]
         )
         chat.append(ChatMessage(turn.role, turn.text, images))

@@ -4,7 +4,11 @@ APIError                     a request that is refused here, with its status
 ├── InvalidRequestError      422: a value is wrong
 ├── NotSupportedError        422 `parameter_not_supported`: known, but not by this model
 ├── UnknownParameterError    400: not in the API, and extra-parameters does not let it through
-└── UnauthorizedError        401
+├── NotFoundError            404: a model that is not there
+├── UnauthorizedError        401
+├── TimedOutError            408: a request that came too slowly
+├── HeadersTooLargeError     431: of all headers, or of one that has a limit of its own
+└── BadHeaderError           400: a header, or a whole head, that is not what it must be
 
 The scoring package's errors are in `_STATUS` too; whatever is not becomes a 500 that says nothing.
 """
@@ -30,6 +34,8 @@ from scoring.errors import (
 )
 
 from .json_response import AsciiJSONResponse
+from .missing_routes import missing_route
+from .schemas import SCORE_TAGS
 
 _MAX_SHOWN_VALUE, _MAX_PROBLEMS = 64, 8
 
@@ -72,10 +78,34 @@ class UnknownParameterError(APIError):
     status, code = 400, "unknown_parameter"
 
 
+class NotFoundError(APIError):
+    """What the path names is not there."""
+
+    status, code = 404, "not_found"
+
+
 class UnauthorizedError(APIError):
     """No key, or a wrong one."""
 
     status, code = 401, "unauthorized"
+
+
+class TimedOutError(APIError):
+    """The request took too long to arrive."""
+
+    status, code = 408, "request_timeout"
+
+
+class HeadersTooLargeError(APIError):
+    """The headers are too many or too long."""
+
+    status, code = 431, "headers_too_large"
+
+
+class BadHeaderError(APIError):
+    """A header has characters that it must not have, or the head is no HTTP."""
+
+    status, code = 400, "invalid_header"
 
 
 @dataclass(frozen=True)
@@ -99,9 +129,13 @@ _STATUS: dict[type[Exception], Answer] = {
     ScoringError: Answer(500, "internal_error"),
 }
 _HTTP = {
-    404: ("not_found", "there is no such route; GET /openapi.json lists those there are"),
     405: ("method_not_allowed", "the route does not take this method"),
+    408: (TimedOutError.code, "the request took too long to arrive"),
     413: ("body_too_large", "the body is larger than this server takes"),
+    415: (
+        "unsupported_media_type",
+        "the body must be JSON in UTF-8 with Content-Type: application/json, and not compressed",
+    ),
 }
 
 
@@ -177,24 +211,30 @@ async def on_error(_: Request, error: Exception) -> Response:
 async def on_validation_error(_: Request, error: Exception) -> Response:
     """pydantic's findings, each with its place."""
     assert isinstance(error, RequestValidationError)
-    answer = Answer(422, InvalidRequestError.code)
-    problems = [_problem(found) for found in error.errors()[:_MAX_PROBLEMS]]
+    found = error.errors()[:_MAX_PROBLEMS]
+    kind = UnknownParameterError if found[0]["type"] == "extra_forbidden" else InvalidRequestError
+    answer = Answer(kind.status, kind.code)
+    problems = [_problem(one) for one in found]
     return error_response(answer, error_body(answer.status, answer.code, problems))
 
 
 def _problem(found: dict[str, Any]) -> Problem:
     if found["type"] == "json_invalid":
         return Problem(f"the body is not valid JSON: {found['ctx']['error']}", ("body",))
-    loc = tuple(str(part) for part in found["loc"])
+    parts = [part for part in found["loc"] if part not in SCORE_TAGS]
+    loc = tuple(str(part)[:_MAX_SHOWN_VALUE] for part in parts)  # a key can be anything
     where = ".".join(part for part in loc if part != "body") or "the body"
     value = found.get("input")
     given = f"; given: {_shown(value)!r}" if isinstance(value, bool | int | float | str) else ""
     return Problem(f"{where}: {found['msg'].removeprefix('Value error, ')}{given}", loc, value)
 
 
-async def on_http_error(_: Request, error: Exception) -> Response:
-    """The framework's own 404, 405 and 413."""
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """The framework's own, and those of our middleware."""
     assert isinstance(error, HTTPException)
-    code, message = _HTTP.get(error.status_code, ("invalid_request", str(error.detail)))
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        code, message = NotFoundError.code, missing_route(request.app, request.scope["path"])
+    else:
+        code, message = _HTTP.get(error.status_code, ("invalid_request", str(error.detail)))
     answer = Answer(error.status_code, code, dict(error.headers or {}))
     return error_response(answer, error_body(answer.status, code, [Problem(message)]))

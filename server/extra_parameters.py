@@ -1,15 +1,33 @@
-"""What happens to parameters beyond the API's table: the `extra-parameters` header decides."""
+"""What happens to parameters beyond the API's table: the `extra-parameters` header decides.
+
+On OpenAI's routes nothing is checked: its clients send many that only its own service needs.
+"""
 
 from collections.abc import Mapping
 
 from .errors import NotSupportedError, UnknownParameterError
-from .schemas import EXTRA_PARAMETERS, ChatCompletionsRequest
+from .parameters import EXTRA_PARAMETERS
+from .schemas import ChatCompletionsRequest
 
 _MAX_SHOWN_NAME = 64
 _MODES = ("error", "drop", "pass-through")
 # The official name first; the others are what Microsoft's JavaScript sample and the first Python
 # SDK send.
 _HEADERS = ("extra-parameters", "extra-params", "unknown-parameters")
+# Of OpenAI's: without them the answer would be another than the caller expects.
+_UNSUPPORTED = ("functions", "function_call", "audio", "best_of", "web_search_options")
+
+
+def refuse_unsupported(request: ChatCompletionsRequest) -> None:
+    """Raise NotSupportedError for what OpenAI's routes must not ignore."""
+    given = request.model_extra or {}
+    for name in _UNSUPPORTED:
+        if given.get(name) is not None:
+            raise NotSupportedError(f"{name} is not supported", ("body", name), given[name])
+    if given.get("modalities") not in (None, ["text"]):
+        raise NotSupportedError(
+            "modalities must be ['text']", ("body", "modalities"), given["modalities"]
+        )
 
 
 def apply_extra_parameters(

@@ -3,11 +3,14 @@ of 20 MB is a body of 28, and nobody else is answered while it is parsed."""
 
 import json
 from collections.abc import Callable, Coroutine
+from email.message import Message
 from typing import Any
 
 import msgspec
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -19,9 +22,25 @@ class JSONBodyRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_json(request: Request) -> Response:
+            if self.body_field is not None and not _is_plain_json(request.headers):
+                raise HTTPException(415)
             return await handle(_JSONRequest(request.scope, request.receive))
 
         return handle_json
+
+
+def _is_plain_json(headers: Headers) -> bool:
+    """Declared as JSON in UTF-8 and not compressed. A page elsewhere can make a browser send any
+    other type without asking this server first, and none at all."""
+    declared = Message()
+    declared["Content-Type"] = headers.get("content-type", "")
+    kind = declared.get_content_type()
+    is_json = kind == "application/json" or kind.endswith("+json")
+    return (
+        is_json
+        and declared.get_content_charset("utf-8") in ("utf-8", "utf8")
+        and headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
+    )
 
 
 class _JSONRequest(Request):

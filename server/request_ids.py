@@ -9,11 +9,18 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .auth import PUBLIC_PATHS
-from .errors import error_answer, error_response
+from .errors import (
+    APIError,
+    BadHeaderError,
+    HeadersTooLargeError,
+    error_answer,
+    error_response,
+)
 
 logger = logging.getLogger(__name__)
 _REQUEST_ID, _CLIENT_ID = "x-request-id", "x-ms-client-request-id"
-_GOOD_ID = re.compile(r"[!-~]{1,100}")
+_MAX_ID = 100
+_GOOD_ID = re.compile(rf"[!-~]{{1,{_MAX_ID}}}")
 
 
 class RequestIds:
@@ -28,9 +35,9 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        ids = {_REQUEST_ID: headers.get(_REQUEST_ID, ""), _CLIENT_ID: headers.get(_CLIENT_ID, "")}
-        # An id that could break a log line or a header is not taken up.
-        ids = {name: value for name, value in ids.items() if _GOOD_ID.fullmatch(value)}
+        given = {name: headers.get(name, "") for name in (_REQUEST_ID, _CLIENT_ID)}
+        ids = {name: value for name, value in given.items() if _GOOD_ID.fullmatch(value)}
+        bad = [_bad_id(name, value) for name, value in given.items() if value and name not in ids]
         ids.setdefault(_REQUEST_ID, str(uuid4()))
         status, start = 0, time.monotonic()
 
@@ -41,8 +48,9 @@ class RequestIds:
                 MutableHeaders(scope=message).update(ids)
             await send(message)
 
+        app = error_response(*error_answer(bad[0])) if bad else self._app
         try:
-            await self._app(scope, receive, send_with_ids)
+            await app(scope, receive, send_with_ids)
         except Exception as error:  # a bug of ours: the log says all, the caller gets the id
             logger.exception("request %s failed unexpectedly", ids[_REQUEST_ID])
             if status == 0:
@@ -58,3 +66,14 @@ class RequestIds:
                     ids[_REQUEST_ID],
                     ids.get(_CLIENT_ID, "-"),
                 )
+
+
+def _bad_id(name: str, value: str) -> APIError:
+    """Why an id is refused that could break a log line or a header."""
+    if len(value) > _MAX_ID:
+        return HeadersTooLargeError(
+            f"{name} has {len(value)} characters; allowed: {_MAX_ID}", ("header", name)
+        )
+    return BadHeaderError(
+        f"{name} must be printable ASCII characters without spaces", ("header", name)
+    )

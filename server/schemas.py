@@ -1,43 +1,25 @@
-"""The wire types of the Azure AI Model Inference API.
+"""The wire types of the Azure AI Model Inference API: messages, and the request around them.
 
-Lenient where its own samples need it: numbers and booleans may come as strings, null means not
-given, `stop` may be one string, `response_format` may be its bare name. Booleans are never numbers.
+Lenient where its own samples need it: `response_format` may be its bare name, a picture's key may
+be `image`. What the parameters may be: parameters.py.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    field_validator,
     model_validator,
 )
 
-_INT64 = 1 << 63
+from .parameters import Parameters, Text, not_bool
 
-
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-def _encodable(value: str) -> str:
-    """JSON can spell half a surrogate pair, which is no character and has no UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half a surrogate pair, which is not text") from None
-    return value
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
-Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
-Integer = Annotated[int, BeforeValidator(_not_bool)]
+# Of one conversation; each costs tokens, so that the context ends most of them sooner.
+_MAX_MESSAGES = 1024
 
 
 class Wire(BaseModel):
@@ -47,8 +29,18 @@ class Wire(BaseModel):
 
 
 class ImageUrl(Wire):
+    """A picture. Microsoft's own server takes bare base64 too, as `data`."""
+
     url: str
     detail: Literal["auto", "low", "high"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data_is_a_url(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "url" not in value and isinstance(value.get("data"), str):
+            data = value["data"]
+            return value | {"url": data if ":" in data[:8] else f"data:image/any;base64,{data}"}
+        return value
 
 
 class ContentPart(Wire):
@@ -87,50 +79,88 @@ class ResponseFormat(Wire):
         return {"type": value} if isinstance(value, str) else value
 
 
-# Not in the API's table, but known here: they need `extra-parameters: pass-through`.
-EXTRA_PARAMETERS = ("logprobs", "top_logprobs", "n")
+class StreamOptions(Wire):
+    include_usage: bool | None = None
 
 
-class ChatCompletionsRequest(BaseModel):
+class ChatCompletionsRequest(Parameters):
     """POST /chat/completions. Keys that are not fields are kept for `extra-parameters` to judge."""
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=_MAX_MESSAGES)
     model: str | None = Field(None, description="Any name; there is one model.")
-    frequency_penalty: Number | None = Field(None, ge=-2, le=2)
-    presence_penalty: Number | None = Field(None, ge=-2, le=2)
-    temperature: Number | None = Field(None, ge=0, le=2)
-    top_p: Number | None = Field(None, gt=0, le=1)
-    max_tokens: Integer | None = Field(
-        None, ge=1, description="Output tokens at most; also cut at the end of the context."
-    )
-    stop: list[Text] | None = Field(None, max_length=16)
     stream: bool | None = None
-    seed: Integer | None = Field(None, ge=-_INT64, lt=_INT64)
+    stream_options: StreamOptions | None = Field(
+        None,
+        description="Extra parameter. On OpenAI's routes include_usage asks for a last event with "
+        "the usage; on Azure's the last event carries it anyway.",
+    )
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
-    logprobs: bool | None = Field(None, description="Extra parameter.")
-    top_logprobs: Integer | None = Field(None, ge=0, le=20, description="Extra parameter.")
-    n: Literal[1] | None = Field(None, description="Extra parameter; one answer is all there is.")
 
     @property
     def has_pictures(self) -> bool:
         lists = [m.content for m in self.messages if isinstance(m.content, list)]
         return any(part.type != "text" for parts in lists for part in parts)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_stop_string(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("stop"), str):
-            return value | {"stop": [value["stop"]]}
-        return value
+    @property
+    def includes_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
 
-    @model_validator(mode="after")
-    def _check_stop_and_logprobs(self) -> Self:
-        if any(not stop for stop in self.stop or ()):
-            raise ValueError("stop: a stop string must not be empty")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs: needs logprobs to be true")
-        return self
+
+class TaskParameters(Parameters):
+    """Ours under their own names, and those that Azure ML's task format has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_new_tokens: int | None = Field(None, ge=1, description="max_tokens.")
+    max_gen_len: int | None = Field(None, ge=1, description="max_tokens, by an older name.")
+    do_sample: bool | None = Field(None, description="False is temperature 0.")
+    return_full_text: Literal[False] | None = Field(None, description="The answer alone is given.")
+
+    @field_validator("max_new_tokens", "max_gen_len", mode="before")
+    @classmethod
+    def _lengths_are_no_bools(cls, value: Any) -> Any:
+        return not_bool(value)
+
+    def to_parameters(self) -> dict[str, Any]:
+        """Under the chat API's names."""
+        named = self.model_dump(exclude_none=True)
+        named.pop("return_full_text", None)
+        for name in ("max_gen_len", "max_new_tokens"):
+            if name in named:
+                named["max_tokens"] = named.pop(name)
+        if named.pop("do_sample", True) is False:
+            named["temperature"] = 0.0
+        return named
+
+
+class TaskInput(Wire):
+    input_string: list[Message] = Field(min_length=1, max_length=_MAX_MESSAGES)
+    parameters: TaskParameters | None = None
+
+
+class TaskRequest(Wire):
+    """Azure ML's task format, answered with `{"output": text}`."""
+
+    input_data: TaskInput
+
+    def to_chat_request(self) -> ChatCompletionsRequest:
+        parameters = self.input_data.parameters
+        named = parameters.to_parameters() if parameters else {}
+        messages = self.input_data.input_string
+        return ChatCompletionsRequest.model_validate({"messages": messages, **named})
+
+
+def _kind_of_score(value: Any) -> str:
+    return "task" if isinstance(value, dict) and "input_data" in value else "chat"
+
+
+# pydantic names them in an error's place, where they mean nothing to a caller.
+SCORE_TAGS = ("task", "chat")
+ScoreRequest = Annotated[
+    Annotated[TaskRequest, Tag("task")] | Annotated[ChatCompletionsRequest, Tag("chat")],
+    Discriminator(_kind_of_score),
+]

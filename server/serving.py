@@ -17,6 +17,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 
 from .app import create_app
 from .completion import Processor
+from .http_protocol import HTTPProtocol
 from .settings import Settings
 
 logger = logging.getLogger("phi3v")
@@ -58,6 +59,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
     server = _Server(
         uvicorn.Config(
             app,
+            http=partial(HTTPProtocol, max_receive_s=settings.max_receive_s),  # type: ignore[arg-type]
             host=settings.host,
             port=settings.port,
             log_config=None,

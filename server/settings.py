@@ -93,6 +93,12 @@ class Settings(BaseModel):
     max_body_mib: int = Field(
         32, ge=1, description="Size of a request's body; a larger one is answered 413."
     )
+    max_receive_s: float = Field(
+        10,
+        gt=0,
+        description="Seconds that a request's head may take to arrive, and each MiB of its body; "
+        "a slower one is answered 408.",
+    )
     max_image_megapixels: float = Field(
         40, gt=0, description="Size of a picture, read from its header before it is decoded."
     )

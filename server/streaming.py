@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from enum import Enum, auto
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -23,6 +24,16 @@ from .json_response import to_ascii_json
 logger = logging.getLogger(__name__)
 _DONE = b"data: [DONE]\n\n"
 T = TypeVar("T")
+
+
+class UsagePlace(Enum):
+    """Where a stream tells the usage. LAST_CHUNK: with the finish reason, as Azure's clients
+    read it. OWN_CHUNK: in a chunk of its own without a choice, and null in the others, as OpenAI
+    does when `stream_options.include_usage` asks for it."""
+
+    LAST_CHUNK = auto()
+    OWN_CHUNK = auto()
+    NOWHERE = auto()
 
 
 class ClientLeftError(Exception):
@@ -57,27 +68,34 @@ class EventStream(StreamingResponse):
 
 
 async def completion_events(
-    completion: Completion, engine: AsyncEngine
+    completion: Completion, engine: AsyncEngine, usage: UsagePlace = UsagePlace.LAST_CHUNK
 ) -> AsyncGenerator[bytes, None]:
-    """The events of one completion: role, text, the finish with usage, `[DONE]`."""
-    yield _chunk(completion, {"role": "assistant", "content": ""})
+    """The events of one completion: role, text, the finish, the usage, `[DONE]`."""
+    head = _head(completion)
+    if usage is UsagePlace.OWN_CHUNK:
+        head["usage"] = None
+    yield _chunk(head, {"role": "assistant", "content": ""})
     try:
         async with aclosing(completion.deltas(engine)) as deltas:
             async for delta in deltas:
                 if delta.text or delta.logprobs:
-                    yield _chunk(completion, {"content": delta.text}, delta)
+                    yield _chunk(head, {"content": delta.text}, delta)
                 if delta.finish_reason is not None:
-                    yield _chunk(completion, {"content": ""}, finish=delta)
+                    if usage is UsagePlace.LAST_CHUNK:
+                        head["usage"] = completion.usage
+                    yield _chunk(head, {"content": ""}, finish=delta)
     except Exception as error:
         logger.warning("request %s failed: %s", completion.id, type(error).__name__)
         _, body = error_answer(error)
         yield _event({**_head(completion), "choices": [], "error": body["error"]})
         raise StreamBrokenError from error
+    if usage is UsagePlace.OWN_CHUNK:
+        yield _event({**head, "choices": [], "usage": completion.usage})
     yield _DONE
 
 
 def _chunk(
-    completion: Completion,
+    head: dict[str, Any],
     delta: dict[str, Any],
     text: Delta | None = None,
     finish: Delta | None = None,
@@ -89,10 +107,7 @@ def _chunk(
         "finish_reason": finish.finish_reason if finish else None,
         "logprobs": {"content": text.logprobs} if text and text.logprobs else None,
     }
-    chunk = {**_head(completion), "choices": [choice]}
-    if finish:
-        chunk["usage"] = completion.usage
-    return _event(chunk)
+    return _event({**head, "choices": [choice]})
 
 
 def _head(completion: Completion) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ..json_response import AsciiJSONResponse
+from ..openapi import API_VERSION, Info, answers
 from .deps import ProcessorDep
 
 router = APIRouter()
 
 
-@router.get("/info")
+@router.get("/info", responses=answers(Info), openapi_extra={"parameters": [API_VERSION]})
 async def get_info(processor: ProcessorDep) -> Response:
     """The three keys of the API; answered while the weights load, too."""
     return AsciiJSONResponse(

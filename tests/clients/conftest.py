@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from azure.ai.inference import ChatCompletionsClient
 from azure.core.credentials import AzureKeyCredential
 
-from ..http.running_server import RunningServer, ready_server
+from ..http.running_server import RunningServer, ready_server, wait_until
 from ..http.session_checkpoints import demo_checkpoint
 
 __all__ = ["demo_checkpoint"]
@@ -33,3 +34,29 @@ def client(keyed: RunningServer) -> Iterator[ChatCompletionsClient]:
         endpoint=keyed.base_url, credential=AzureKeyCredential(KEY)
     ) as client:
         yield client
+
+
+class RequestCount:
+    """The chat and info requests that the server has answered since the test began, by the lines
+    of its log: each is written when the answer is out."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._server = server
+        # The line of the test before may still be on its way: one after it is waited for.
+        marker = uuid4().hex
+        server.request("GET", "/info", headers={"x-request-id": marker})
+        wait_until(lambda: f"id={marker}" in server.log, 5, "the marker's line")
+        self._start = self._lines()
+
+    def _lines(self) -> int:
+        return self._server.log.count("server.request_ids: ")
+
+    def is_exactly(self, number: int) -> bool:
+        """An SDK that asks again does so before it raises, so nothing more is to come."""
+        wait_until(lambda: self._lines() - self._start >= number, 5, f"{number} requests")
+        return self._lines() - self._start == number
+
+
+@pytest.fixture
+def requests(keyed: RunningServer) -> RequestCount:
+    return RequestCount(keyed)

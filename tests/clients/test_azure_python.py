@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from azure.ai.inference import ChatCompletionsClient, load_client
+from azure.ai.inference import (
+    ChatCompletionsClient,
+    EmbeddingsClient,
+    ImageEmbeddingsClient,
+    load_client,
+)
 from azure.ai.inference.models import (
     AssistantMessage,
     ImageContentItem,
+    ImageEmbeddingInput,
     ImageUrl,
     SystemMessage,
     TextContentItem,
@@ -30,7 +35,7 @@ from scoring.scheduler import ScheduledRow
 from ..http.parrot import Parrot, parrot_server
 from ..http.pictures import data_url, plain_png
 from ..http.running_server import Endpoint, RunningServer, assert_well, wait_until
-from .conftest import KEY
+from .conftest import KEY, RequestCount
 from .seed import blocks
 
 MESSAGES = [
@@ -41,32 +46,6 @@ MESSAGES = [
 
 def client_of(server: Endpoint, key: str = KEY, path: str = "") -> ChatCompletionsClient:
     return ChatCompletionsClient(server.base_url + path, AzureKeyCredential(key))
-
-
-class RequestCount:
-    """The chat and info requests that the server has answered since the test began, by the lines
-    of its log: each is written when the answer is out."""
-
-    def __init__(self, server: RunningServer) -> None:
-        self._server = server
-        # The line of the test before may still be on its way: one after it is waited for.
-        marker = uuid4().hex
-        server.request("GET", "/info", headers={"x-request-id": marker})
-        wait_until(lambda: f"id={marker}" in server.log, 5, "the marker's line")
-        self._start = self._lines()
-
-    def _lines(self) -> int:
-        return self._server.log.count("server.request_ids: ")
-
-    def is_exactly(self, number: int) -> bool:
-        """An SDK that asks again does so before it raises, so nothing more is to come."""
-        wait_until(lambda: self._lines() - self._start >= number, 5, f"{number} requests")
-        return self._lines() - self._start == number
-
-
-@pytest.fixture
-def requests(keyed: RunningServer) -> RequestCount:
-    return RequestCount(keyed)
 
 
 # The calls of the how-to
@@ -205,6 +184,37 @@ def test_an_endpoint_may_end_with_a_slash(keyed: RunningServer) -> None:
     with client_of(keyed, path="/") as client:
         assert client.get_model_info().model_name == "phi3v-demo"
         assert client.complete(messages=MESSAGES, max_tokens=2).choices
+
+
+@pytest.mark.parametrize("path", ["/score", "/score/", "/models"])
+def test_an_endpoint_may_be_given_as_its_scoring_address(keyed: RunningServer, path: str) -> None:
+    """Azure ML shows …/score, and the SDK puts its own paths behind that."""
+    with client_of(keyed, path=path) as client:
+        assert client.get_model_info().model_name == "phi3v-demo"
+        assert client.complete(messages=MESSAGES, max_tokens=2).choices
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("embeddings", lambda client: client.embed(input=["hi"])),
+        (
+            "images/embeddings",
+            lambda client: client.embed(input=[ImageEmbeddingInput(image="data:,")]),
+        ),
+    ],
+)
+def test_a_client_of_another_modality_is_told_so(
+    keyed: RunningServer, requests: RequestCount, name: str, ask: Callable[[Any], Any]
+) -> None:
+    kind = EmbeddingsClient if name == "embeddings" else ImageEmbeddingsClient
+    with (
+        kind(keyed.base_url, AzureKeyCredential(KEY)) as client,
+        pytest.raises(ResourceNotFoundError) as refused,
+    ):
+        ask(client)
+    assert "Modality not supported by the model" in refused.value.message
+    assert requests.is_exactly(1)
 
 
 # Errors

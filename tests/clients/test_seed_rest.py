@@ -44,9 +44,10 @@ def send(server: RunningServer, body: str, **headers: str) -> httpx.Response:
 
 
 def shape(value: Any) -> Any:
-    """The keys of an answer, all the way down, without the values."""
+    """The keys of an answer, all the way down, without the values and without the details of its
+    usage, which the how-to does not show."""
     if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items()}
+        return {key: shape(inner) for key, inner in value.items() if key[-8:] != "_details"}
     return [shape(inner) for inner in value] if isinstance(value, list) else None
 
 

@@ -39,7 +39,7 @@ class EventStream:
         return str(self.chunks[-1]["choices"][0]["finish_reason"])
 
     @property
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         return dict(self.chunks[-1]["usage"])
 
 

@@ -29,6 +29,13 @@ def user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
+def counts(answer: dict[str, Any]) -> tuple[int, int]:
+    """How many tokens prompt and answer have: the part of the usage that the prefix cache does
+    not change."""
+    usage = answer["usage"]
+    return usage["prompt_tokens"], usage["completion_tokens"]
+
+
 def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
     """Poll until the condition is true, and return its value; fail after timeout_s."""
     deadline = time.monotonic() + timeout_s
@@ -100,14 +107,15 @@ class Endpoint:
         return str(response.json()["choices"][0]["message"]["content"])
 
     def fingerprint(self, *messages: dict[str, Any]) -> tuple[Any, ...]:
-        """A greedy answer's tokens, their log-probabilities to three digits, and the usage: alike
-        only for prompts and pictures that are alike, even where a random model says the same."""
+        """A greedy answer's tokens, their log-probabilities to three digits, and their
+        numbers: alike only for prompts and pictures that are alike, even where a random model says
+        the same."""
         body = {"messages": messages, "temperature": 0, "max_tokens": 8, "logprobs": True}
         response = self.post(body, extra_parameters="pass-through")
         assert response.status_code == 200, response.text
         answer = response.json()
         tokens = answer["choices"][0]["logprobs"]["content"]
-        return [(t["token"], round(t["logprob"], 3)) for t in tokens], answer["usage"]
+        return [(t["token"], round(t["logprob"], 3)) for t in tokens], counts(answer)
 
     def state(self) -> dict[str, Any]:
         """What the readiness probe says."""

@@ -4,14 +4,16 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from .conftest import CONTEXT
 from .error_bodies import assert_error
+from .event_streams import stream
 from .parrot import ParrotServer
 from .pictures import encoded, image_part, noise, plain_png
-from .running_server import RunningServer, assert_well, user
+from .running_server import RunningServer, assert_well, counts, user
 
 SAMPLED = {"temperature": 1.0, "max_tokens": 24}
 
@@ -38,6 +40,8 @@ def test_an_answer_has_all_keys_of_the_contract(name: str, request: pytest.Fixtu
     assert isinstance(choice["message"]["content"], str)
     assert choice["finish_reason"] in ("stop", "length")
     usage = body["usage"]
+    details = usage.pop("prompt_tokens_details")
+    assert details.keys() == {"cached_tokens", "image_tokens"}
     assert usage.keys() == {"prompt_tokens", "completion_tokens", "total_tokens"}
     assert all(type(count) is int for count in usage.values())
     assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"]
@@ -116,10 +120,34 @@ def test_a_picture_too_many_tokens_for_the_context_says_so(small: RunningServer)
     assert_well(small)
 
 
+def test_the_usage_tells_what_was_cached(parrot: ParrotServer) -> None:
+    """Whole blocks of 16 tokens, and never the last token, which has yet to be computed."""
+    question = "How many tokens of this question are in the cache?"
+
+    def usage(streamed: bool) -> dict[str, Any]:
+        if streamed:
+            return stream(parrot, question).usage
+        return dict(parrot.ask(question).json()["usage"])
+
+    first, again, streamed = usage(False), usage(False), usage(True)
+    assert first["prompt_tokens_details"]["image_tokens"] == 0
+    whole_blocks = (again["prompt_tokens"] - 1) // 16 * 16
+    assert again["prompt_tokens_details"]["cached_tokens"] == whole_blocks > 32
+    assert first["prompt_tokens_details"]["cached_tokens"] < whole_blocks
+    assert streamed == again
+    assert_well(parrot)
+
+
 def test_a_picture_counts_in_the_prompt(demo: RunningServer) -> None:
     def prompt_tokens(*parts: object) -> int:
         response = demo.ask([{"type": "text", "text": "hi"}, *parts], max_tokens=1)
-        return int(response.json()["usage"]["prompt_tokens"])
+        usage = response.json()["usage"]
+        # Beside its slots a picture takes a line break, in two tokens here, and a token behind it.
+        images = usage["prompt_tokens_details"]["image_tokens"]
+        assert usage["prompt_tokens"] == text_tokens + images + (3 if images else 0)
+        return int(usage["prompt_tokens"])
+
+    text_tokens = demo.ask("hi", max_tokens=1).json()["usage"]["prompt_tokens"]
 
     text_only = prompt_tokens()
     assert prompt_tokens(image_part(plain_png(50, 50))) > text_only + 16
@@ -242,6 +270,8 @@ def test_the_golden_pictures_are_answered_alike_twice(tiny: RunningServer, share
         content = [{"type": "text", "text": "What is this?"}, part]
         first = tiny.ask(content, max_tokens=12).json()
         second = tiny.ask(content, max_tokens=12).json()
-        assert (first["choices"], first["usage"]) == (second["choices"], second["usage"])
+        assert (first["choices"], counts(first)) == (second["choices"], counts(second))
         assert first["usage"]["prompt_tokens"] > 300
+        details = second["usage"]["prompt_tokens_details"]
+        assert 0 < details["cached_tokens"] < second["usage"]["prompt_tokens"]
     assert_well(tiny)

@@ -68,7 +68,7 @@ def test_a_key_may_be_carried_in_several_ways(
         [("Authorization", f"{KEY} {KEY}")],
         [("x-api-key", KEY)],
         [("Cookie", f"api-key={KEY}")],
-        [("api-key", "x" * 60_000)],
+        [("api-key", "x" * 16_000)],
         [("api-key", "ключ".encode().decode("latin-1"))],
     ],
     ids=lambda headers: str(headers)[:60],

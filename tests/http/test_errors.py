@@ -1,6 +1,5 @@
 """Whatever a caller sends, the answer has a fitting status and one readable shape."""
 
-import gzip
 import json
 import re
 import socket
@@ -98,30 +97,6 @@ def test_a_body_that_no_reader_gets_through_is_the_callers_fault(
     assert_well(demo)
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Content-Type": "text/plain"},
-        {"Content-Type": "application/x-www-form-urlencoded"},
-        {"Content-Type": "multipart/form-data; boundary=x"},
-        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
-    ],
-    ids=str,
-)
-def test_a_body_that_is_not_declared_or_packed_as_json_is_refused(
-    demo: RunningServer, headers: dict[str, str]
-) -> None:
-    """What a browser sends elsewhere without asking first is none of these; and a compressed body
-    is not unpacked, however small it is made to look."""
-    body = json.dumps({"messages": [user("hi")], "max_tokens": 1}).encode()
-    content = gzip.compress(body) if "Content-Encoding" in headers else body
-    response = demo.request("POST", "/chat/completions", content=content, headers=headers)
-    assert response.status_code in (400, 415, 422)
-    assert_error(response, response.status_code)
-    assert_well(demo)
-
-
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize("parameter", PARAMETERS)
 def test_a_number_that_is_not_finite_is_a_422(
@@ -180,6 +155,7 @@ def test_a_parameter_of_a_wrong_type_is_a_422(
         ("stop", [""]),
         ("stop", ""),
         ("stop", ["x"] * 17),
+        ("stop", ["x" * 1025]),
         ("stop", 3),
         ("stop", [3]),
         ("stop", [None]),
@@ -194,6 +170,7 @@ def test_a_parameter_of_a_wrong_type_is_a_422(
         ("tools", "hammer"),
         ("model", 5),
         ("messages", []),
+        ("messages", [user("")] * 1025),
         ("messages", {}),
         ("messages", "hi"),
         ("messages", [[]]),
@@ -244,7 +221,7 @@ def test_a_value_out_of_bounds_is_a_422_that_names_it(
         ("seed", 2**63 - 1),
         ("seed", -(2**63)),
         ("stop", ["x"] * 16),
-        ("stop", ["\u0000", "é" * 1000]),
+        ("stop", ["\u0000", "é" * 1024]),
         ("model", ""),
         ("model", "../../etc/passwd"),
         ("model", "x" * 10_000),
@@ -470,26 +447,18 @@ def test_a_body_in_tiny_pieces_is_read(demo: RunningServer, piece: int) -> None:
 def test_what_is_not_http_is_hung_up_on(demo: RunningServer, sent: bytes) -> None:
     received = exchange(demo, sent)
     assert received.startswith(b"HTTP/1.1 4") or received == b""
+    head, _, body = received.partition(b"\r\n\r\n")
+    if body:
+        assert b"x-ms-error-code: " in head
+        assert b"x-request-id: " in head
+        answer, _ = json.JSONDecoder().raw_decode(body.decode())
+        assert f"x-ms-error-code: {answer['code']}" in head.decode()
     assert_well(demo)
 
 
 def test_a_client_that_leaves_amid_its_body_is_forgotten(demo: RunningServer) -> None:
     head = b"POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     exchange(demo, head + b"Content-Length: 1000\r\n\r\n" + b'{"messages": [', hang_up=True)
-    assert_well(demo)
-
-
-@pytest.mark.parametrize("header", ["x-request-id", "x-ms-client-request-id"])
-def test_request_ids_are_echoed_if_they_cannot_hurt(demo: RunningServer, header: str) -> None:
-    def echoed(value: bytes) -> str | None:
-        with demo.client(headers={}) as client:
-            response = client.get("/info", headers={header.encode(): value})  # type: ignore[dict-item]
-        assert response.status_code == 200
-        return response.headers.get(header)
-
-    assert echoed(b"abc-123") == "abc-123"
-    for bad in (b"x" * 101, b"two words", "ü".encode(), b"\xff"):
-        assert echoed(bad) != bad.decode("latin-1")
     assert_well(demo)
 
 

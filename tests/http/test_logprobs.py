@@ -98,8 +98,8 @@ def test_they_are_asked_for_by_the_extra_parameters_header_only(demo: RunningSer
         ({"logprobs": True, "top_logprobs": True}, "top_logprobs"),
         ({"logprobs": "perhaps"}, "logprobs"),
         ({"logprobs": True, "n": 2}, "n"),
-        ({"top_logprobs": 2}, ""),
-        ({"logprobs": False, "top_logprobs": 2}, ""),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": False, "top_logprobs": 2}, "top_logprobs"),
     ],
     ids=str,
 )

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from server.parameters import EXTRA_PARAMETERS
+
 from .error_bodies import assert_error
 from .parrot import ParrotServer
 from .pictures import colourful, data_url, encoded, plain_png
@@ -50,7 +52,7 @@ def test_a_number_in_words_means_the_number(demo: RunningServer) -> None:
 def test_null_means_not_given(demo: RunningServer) -> None:
     names = (
         "model", "frequency_penalty", "presence_penalty", "top_p", "max_tokens", "stop", "stream",
-        "response_format", "tools", "tool_choice", "logprobs", "top_logprobs", "n",
+        "response_format", "tools", "tool_choice", *EXTRA_PARAMETERS,
     )  # fmt: skip
     parameters = {"temperature": 1.0, "seed": 3}
     absent = demo.text("hi", **parameters)
@@ -72,6 +74,8 @@ def test_penalties_change_the_answer(demo: RunningServer) -> None:
         {"type": "image_url", "image_url": {"url": "URL", "detail": None}},
         {"type": "image_url", "image": {"url": "URL"}},
         {"type": "image", "image": {"url": "URL"}},
+        {"type": "image", "image": {"data": "URL"}},
+        {"type": "image", "image": {"data": "BASE64"}},
     ],
     ids=str,
 )
@@ -80,7 +84,8 @@ def test_a_picture_may_be_named_in_several_ways(demo: RunningServer, part: dict[
     url = data_url(encoded(colourful(40, 30), "PNG"))
     plain = {"type": "image_url", "image_url": {"url": url}}
     key = "image_url" if "image_url" in part else "image"
-    named = part | {key: part[key] | {"url": url}}
+    spelt = {"URL": url, "BASE64": url.partition(",")[2]}
+    named = part | {key: {name: spelt.get(v, v) for name, v in part[key].items()}}
     expected = demo.fingerprint({"role": "user", "content": [plain]})
     assert demo.fingerprint({"role": "user", "content": [named]}) == expected
 
@@ -92,6 +97,23 @@ def test_low_detail_takes_fewer_tokens(demo: RunningServer) -> None:
         return int(response.json()["usage"]["prompt_tokens"])
 
     assert prompt_tokens("low") < prompt_tokens("high") == prompt_tokens("auto")
+
+
+def test_num_crops_bounds_what_a_picture_takes(demo: RunningServer) -> None:
+    """Fewer crops, fewer tokens; one is what `detail: low` gives, which nothing overrides."""
+
+    def prompt_tokens(num_crops: int | None, detail: str = "high") -> int:
+        image = {"url": data_url(plain_png(400, 300)), "detail": detail}
+        content = [{"type": "image_url", "image_url": image}]
+        body = {"messages": [{"role": "user", "content": content}], "max_tokens": 1}
+        response = demo.post(body | {"num_crops": num_crops}, extra_parameters="pass-through")
+        assert response.status_code == 200, response.text
+        return int(response.json()["usage"]["prompt_tokens"])
+
+    one, four, most = (prompt_tokens(number) for number in (1, 4, 16))
+    assert one < four < most
+    assert one < prompt_tokens(None) <= most
+    assert prompt_tokens(16, detail="low") == one
 
 
 BODY = {"messages": [user("hi")], "max_tokens": 2}

@@ -25,7 +25,7 @@ def is_refused(server: RunningServer) -> bool:
     """Whether new connections are no longer taken."""
     try:
         server.get("/health/live")
-    except httpx.ConnectError:
+    except httpx.TransportError:  # refused, or hung up on in the very moment
         return True
     return False
 

@@ -1,0 +1,36 @@
+"""The one way from a chat request to its answer, whatever route it came by."""
+
+from fastapi import Request
+from starlette.responses import Response
+
+from scoring.async_engine import AsyncEngine
+
+from .completion import Processor, start_completion
+from .json_response import AsciiJSONResponse
+from .schemas import ChatCompletionsRequest
+from .streaming import (
+    EventStream,
+    UsagePlace,
+    completion_events,
+    unless_client_leaves,
+    whole_completion,
+)
+
+
+async def answer_chat(
+    chat: ChatCompletionsRequest,
+    request: Request,
+    engine: AsyncEngine,
+    processor: Processor,
+    usage: UsagePlace,
+) -> Response:
+    """Answer a conversation whose parameters are judged, whole or streamed.
+
+    usage: where a stream tells it; a whole answer always does. Raises whatever refuses a request,
+    and ClientLeftError.
+    """
+    completion = await unless_client_leaves(request, start_completion(chat, processor, engine))
+    if chat.stream:
+        return EventStream(completion_events(completion, engine, usage))
+    whole = await unless_client_leaves(request, whole_completion(completion, engine))
+    return AsciiJSONResponse(whole)

@@ -1,0 +1,40 @@
+"""Azure ML's POST /score, where `az ml online-endpoint invoke` sends whatever it is given."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ..answer import answer_chat
+from ..completion import start_completion
+from ..extra_parameters import apply_extra_parameters
+from ..json_body import JSONBodyRoute
+from ..json_response import AsciiJSONResponse
+from ..openapi import (
+    API_VERSION,
+    EXTRA_PARAMETERS_HEADER,
+    ChatCompletion,
+    TaskAnswer,
+    chat_answers,
+)
+from ..schemas import ScoreRequest, TaskRequest
+from ..streaming import UsagePlace, unless_client_leaves, whole_completion
+from .deps import EngineDep, ProcessorDep
+
+router = APIRouter(route_class=JSONBodyRoute)
+
+
+@router.post(
+    "/score",
+    responses=chat_answers(TaskAnswer | ChatCompletion),
+    openapi_extra={"parameters": [API_VERSION, EXTRA_PARAMETERS_HEADER]},
+)
+async def score(
+    body: ScoreRequest, request: Request, engine: EngineDep, processor: ProcessorDep
+) -> Response:
+    """Answer a chat request as /chat/completions does, or a task with its text alone."""
+    if not isinstance(body, TaskRequest):
+        chat = apply_extra_parameters(body, request.headers)
+        return await answer_chat(chat, request, engine, processor, UsagePlace.LAST_CHUNK)
+    chat = body.to_chat_request()
+    completion = await unless_client_leaves(request, start_completion(chat, processor, engine))
+    whole = await unless_client_leaves(request, whole_completion(completion, engine))
+    return AsciiJSONResponse({"output": whole["choices"][0]["message"]["content"]})
