@@ -15,6 +15,7 @@ from .block_manager import BlockManager
 from .encoder_progress import CROP_PARTS
 from .engine_config import EngineConfig, EngineLimits, EngineStats
 from .errors import CheckpointError, ContextLengthError, InvalidSequenceError
+from .grammar_queue import GrammarQueue
 from .kv_cache import KVCache, activation_bytes, bytes_per_token, cache_bytes
 from .model_runner import ModelRunner
 from .models.attention.choose import choose_backend
@@ -36,9 +37,16 @@ _LARGE_MODEL_BYTES = 256 << 20
 class Engine:
     """Runs sequences together, a token each per step. Belongs to one thread."""
 
-    def __init__(self, runner: ModelRunner, scheduler: Scheduler, limits: EngineLimits) -> None:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        limits: EngineLimits,
+        grammars: GrammarQueue,
+    ) -> None:
         self._runner = runner
         self._scheduler = scheduler
+        self._grammars = grammars
         self._sequences: dict[str, Sequence] = {}
         self._num_leaked_blocks = 0
         self.limits = limits
@@ -54,17 +62,20 @@ class Engine:
         if sequence.id in self._sequences:
             raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
         self._sequences[sequence.id] = sequence
-        self._scheduler.add(sequence)
+        if sequence.grammar is None:
+            self._scheduler.add(sequence)
+        else:
+            self._grammars.add(sequence)
 
     def abort(self, sequence_id: str) -> None:
         """End a sequence without a word and free its blocks. Unknown ids are ignored."""
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is not None:
-            self._scheduler.abort(sequence)
+            self._drop(sequence)
 
     def step(self) -> list[TokenOutput]:
         """One forward over everything that can run; at most one output per sequence."""
-        outputs = self._expire()
+        outputs = self._expire() + self._admit_compiled()
         rows = self._scheduler.schedule()
         if rows:
             sampled = self._execute(rows)
@@ -74,6 +85,8 @@ class Engine:
                 outputs += self._scheduler.update(rows, sampled)
             else:
                 outputs += self._one_by_one(rows)
+        elif not outputs:
+            self._grammars.wait()  # for what the next step can run
         for output in outputs:
             if output.finish_reason is not None:
                 self._sequences.pop(output.sequence_id, None)
@@ -89,7 +102,7 @@ class Engine:
         blocks = self._scheduler.blocks
         return EngineStats(
             num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
+            num_waiting=self._scheduler.num_waiting + len(self._grammars),
             num_preemptions=self._scheduler.num_preemptions,
             num_blocks=blocks.num_blocks,
             num_blocks_free=blocks.num_free,
@@ -133,8 +146,22 @@ class Engine:
         now = time.monotonic()
         late = [s for s in self._sequences.values() if s.deadline is not None and s.deadline < now]
         for sequence in late:
-            self._scheduler.abort(sequence)
+            self._drop(sequence)
         return [TokenOutput(sequence.id, None, FinishReason.LENGTH) for sequence in late]
+
+    def _drop(self, sequence: Sequence) -> None:
+        self._grammars.remove(sequence)
+        self._scheduler.abort(sequence)
+
+    def _admit_compiled(self) -> list[TokenOutput]:
+        """Queue the sequences whose grammars are ready; outputs for those that will never be."""
+        failed = []
+        for sequence, error in self._grammars.take():
+            if error is None:
+                self._scheduler.add(sequence)
+            else:
+                failed.append(self._scheduler.fail(sequence, f"its grammar: {error}"))
+        return failed
 
     def _check_blocks(self) -> None:
         """With nobody there, every block must be free or cached. One that is not is our bug, worth
@@ -156,6 +183,7 @@ def check_sequence(sequence: Sequence, limits: EngineLimits) -> None:
     if len(sequence.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(sequence.token_ids), limits.max_model_len)
     sequence.params.check(limits.vocab_size)
+    sequence.check_grammar()
     allowed = limits.vocab_size
     position = 0
     for number, span in zip(count(1), sequence.images, strict=False):
@@ -223,7 +251,9 @@ def assemble(
         prompt_share=config.prompt_share or tokens,
         crops_share=config.crops_share or crops,
     )
-    return Engine(runner, scheduler, EngineLimits(max_model_len, runner.vocab_size))
+    limits = EngineLimits(max_model_len, runner.vocab_size)
+    grammars = GrammarQueue(config.checkpoint / "tokenizer.json", limits.vocab_size)
+    return Engine(runner, scheduler, limits, grammars)
 
 
 def _native(
