@@ -14,7 +14,7 @@ from .errors import EngineOverloadedError, GrammarError
 from .grammar import Grammar
 from .grammar_process import CPU_S, MEMORY_BYTES
 
-_MAX_WAITING = 32
+_MAX_WAITING = 128
 _MAX_KNOWN = 64
 # Its timers' signals, and what an allocation that fails becomes.
 _LIMIT_REACHED = {-signal.SIGPROF, -signal.SIGALRM, -signal.SIGABRT, -signal.SIGSEGV}

@@ -78,17 +78,35 @@ class Message(Wire):
     tool_calls: list[Any] | None = None
 
 
+class JsonSchema(Wire):
+    """strict: taken, and always so. name, description: for the caller."""
+
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
+    description: Text | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(Wire):
     type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _check_schema_is_there(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema: must be given where type is 'json_schema'")
+        if self.type != "json_schema" and self.json_schema is not None:
+            raise ValueError(f"json_schema: not with type {self.type!r}")
+        return self
+
 
 # Not in the API's table, but known here: they need `extra-parameters: pass-through`.
-EXTRA_PARAMETERS = ("logprobs", "top_logprobs", "n")
+EXTRA_PARAMETERS = ("logprobs", "top_logprobs", "n", "guided_regex", "guided_choice")
 
 
 class ChatCompletionsRequest(BaseModel):
@@ -114,6 +132,15 @@ class ChatCompletionsRequest(BaseModel):
     logprobs: bool | None = Field(None, description="Extra parameter.")
     top_logprobs: Integer | None = Field(None, ge=0, le=20, description="Extra parameter.")
     n: Literal[1] | None = Field(None, description="Extra parameter; one answer is all there is.")
+    guided_regex: Text | None = Field(
+        None, description="Extra parameter: the answer matches it, from start to end. vLLM's name."
+    )
+    guided_choice: list[Text] | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Extra parameter: the answer is one of these. vLLM's name.",
+    )
 
     @property
     def has_pictures(self) -> bool:
