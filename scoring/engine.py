@@ -13,6 +13,7 @@ import torch
 
 from .engine_config import EngineLimits, EngineStats
 from .errors import ContextLengthError, InvalidSequenceError
+from .grammar_queue import GrammarQueue
 from .scheduler import ScheduledRow, Scheduler
 from .sequence import FinishReason, Sequence, TokenOutput
 from .step import Runner, SampledStep
@@ -40,11 +41,18 @@ class Engine:
     """
 
     def __init__(
-        self, runner: Runner, scheduler: Scheduler, limits: EngineLimits, *, overlap: bool = False
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        limits: EngineLimits,
+        grammars: GrammarQueue,
+        *,
+        overlap: bool = False,
     ) -> None:
         """overlap: launch a step before the last one's tokens are known."""
         self._runner = runner
         self._scheduler = scheduler
+        self._grammars = grammars
         self._overlap = overlap
         self._under_way: _UnderWay | None = None
         self._sequences: dict[str, Sequence] = {}
@@ -62,18 +70,21 @@ class Engine:
         if sequence.id in self._sequences:
             raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
         self._sequences[sequence.id] = sequence
-        self._scheduler.add(sequence)
+        if sequence.grammar is None:
+            self._scheduler.add(sequence)
+        else:
+            self._grammars.add(sequence)
 
     def abort(self, sequence_id: str) -> None:
         """End a sequence without a word and free its blocks. Unknown ids are ignored."""
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is not None:
-            self._scheduler.abort(sequence)
+            self._drop(sequence)
 
     def step(self) -> list[TokenOutput]:
         """Launch a step over everything that can run → what is known by now: one output per
         sequence, as a rule."""
-        outputs = self._expire()
+        outputs = self._expire() + self._admit_compiled()
         rows = self._scheduler.schedule()
         launched = self._attempt(rows, lambda: self._runner.launch(rows)) if rows else None
         outputs += self._collect()
@@ -84,6 +95,8 @@ class Engine:
             self._under_way = _UnderWay(rows, sampled)
         elif rows:
             outputs += self._one_by_one(rows)
+        elif not outputs:
+            self._grammars.wait()  # for what the next step can run
         if not self._overlap:
             outputs += self._collect()
         for output in outputs:
@@ -101,7 +114,7 @@ class Engine:
         blocks = self._scheduler.blocks
         return EngineStats(
             num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
+            num_waiting=self._scheduler.num_waiting + len(self._grammars),
             num_preemptions=self._scheduler.num_preemptions,
             num_blocks=blocks.num_blocks,
             num_blocks_free=blocks.num_free,
@@ -161,8 +174,22 @@ class Engine:
         now = time.monotonic()
         late = [s for s in self._sequences.values() if s.deadline is not None and s.deadline < now]
         for sequence in late:
-            self._scheduler.abort(sequence)
+            self._drop(sequence)
         return [TokenOutput(sequence.id, None, FinishReason.LENGTH) for sequence in late]
+
+    def _drop(self, sequence: Sequence) -> None:
+        self._grammars.remove(sequence)
+        self._scheduler.abort(sequence)
+
+    def _admit_compiled(self) -> list[TokenOutput]:
+        """Queue the sequences whose grammars are ready; outputs for those that will never be."""
+        failed = []
+        for sequence, error in self._grammars.take():
+            if error is None:
+                self._scheduler.add(sequence)
+            else:
+                failed.append(self._scheduler.fail(sequence, f"its grammar: {error}"))
+        return failed
 
     def _check_blocks(self) -> None:
         """With nobody there, every block must be free or cached. One that is not is our bug, worth
@@ -184,6 +211,7 @@ def check_sequence(sequence: Sequence, limits: EngineLimits) -> None:
     if len(sequence.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(sequence.token_ids), limits.max_model_len)
     sequence.params.check(limits.vocab_size)
+    sequence.check_grammar()
     allowed = limits.vocab_size
     position = 0
     for number, span in zip(count(1), sequence.images, strict=False):

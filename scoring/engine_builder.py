@@ -13,6 +13,7 @@ from .encoder_progress import CROP_PARTS
 from .engine import Engine
 from .engine_config import EngineConfig, EngineLimits
 from .errors import CheckpointError
+from .grammar_queue import GrammarQueue
 from .kv_cache import KVCache, available_bytes, bytes_per_token, cpu_cache_bytes, process_bytes
 from .memory_plan import LargestStep, estimate_step, plan_memory
 from .memory_probe import CudaMeter, cuda_limit, measure_step
@@ -130,12 +131,9 @@ def assemble(
         prompt_share=config.prompt_share or tokens,
         crops_share=config.crops_share or crops,
     )
-    return Engine(
-        runner,
-        scheduler,
-        EngineLimits(max_model_len, runner.vocab_size),
-        overlap=overlap,
-    )
+    limits = EngineLimits(max_model_len, runner.vocab_size)
+    grammars = GrammarQueue(config.checkpoint / "tokenizer.json", limits.vocab_size)
+    return Engine(runner, scheduler, limits, grammars, overlap=overlap)
 
 
 def _native(

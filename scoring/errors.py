@@ -3,7 +3,8 @@
 ScoringError
 ├── CheckpointError          the weights on disk do not fit the model, or cannot be read
 ├── InvalidSequenceError     refused at the engine's door; the caller's fault
-│   └── ContextLengthError   prompt longer than the context
+│   ├── ContextLengthError   prompt longer than the context
+│   └── GrammarError         a grammar that cannot be compiled within its limits
 ├── GenerationError          one sequence failed while it ran; the others went on
 ├── EngineOverloadedError    the queue is full; worth a retry
 ├── EngineNotReadyError      weights are loading or the engine is stopping; worth a retry
@@ -31,6 +32,10 @@ class ContextLengthError(InvalidSequenceError):
             f"the prompt has {num_prompt_tokens} tokens, of which images may be most; "
             f"prompt and answer together may have {max_model_len}"
         )
+
+
+class GrammarError(InvalidSequenceError):
+    """A grammar that cannot be compiled, or not within the limits. The message is the reason."""
 
 
 class GenerationError(ScoringError):

@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 
+from .child_process import start_python
 from .engine_config import EngineConfig
 from .engine_link import Call, Ended, Receive, Stop
 from .engine_socket import EngineSocket
@@ -46,7 +46,7 @@ class ProcessLink:
     def start(self) -> None:
         self._socket = EngineSocket()
         try:
-            self._process = _start_process(self._socket.endpoint)
+            self._process = start_python("scoring.engine_process", self._socket.endpoint, stdout=2)
         except OSError:
             self._socket.close()
             raise
@@ -146,19 +146,6 @@ class ProcessLink:
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-
-
-def _start_process(endpoint: str) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that finds the same modules. Its standard input ends when we do; a
-    terminal's Ctrl-C, which goes to a whole process group, does not reach it."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "scoring.engine_process", endpoint],
-        stdin=subprocess.PIPE,
-        stdout=2,
-        env={**os.environ, "PYTHONPATH": path},
-        process_group=0,
-    )
 
 
 def _obituary(exit_code: int) -> str:

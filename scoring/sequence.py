@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidSequenceError
+from .grammar import Grammar
 from .image_processor import HDPicture
 from .token_history import TokenHistory
 
@@ -17,6 +18,7 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 PENDING = -(2**31)
 """In token_ids: a token that has been sampled on the device and that the host does not know yet."""
+MAX_GRAMMAR_CHARS = 1 << 17
 # Of penalties and biases: 100 bans or forces a token; far beyond it float32 would overflow.
 _MAX_PENALTY = 100.0
 
@@ -186,7 +188,8 @@ class Sequence:
     processor's output; no other id is negative, but for a last one that is PENDING while a step is
     under way. salt separates the prefix caches of callers who
     must not learn of each other. deadline: on time.monotonic's clock, after which the sequence
-    ends with what it has. token_mask: a grammar, if one decides what may come next.
+    ends with what it has. grammar: of the output, if not any will do; the engine makes a token_mask
+    of it before the sequence begins.
 
     What the engine keeps: num_computed tokens have their keys in the cache, in the blocks of
     block_table; block_hashes names the complete ones; table_version tells one block_table from the
@@ -204,6 +207,7 @@ class Sequence:
     images: tuple[ImageSpan, ...] = ()
     salt: bytes = b""
     deadline: float | None = None
+    grammar: Grammar | None = None
     token_mask: TokenMask | None = None
     num_prompt_tokens: int = field(init=False)
     num_computed: int = field(default=0, init=False)
@@ -218,6 +222,25 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = len(self.token_ids)
+
+    def check_grammar(self) -> None:
+        """Raise InvalidSequenceError for a grammar that is too long, or that something else than
+        its own end would end."""
+        if self.grammar is None:
+            return
+        params, num_chars = self.params, len(self.grammar.text)
+        if num_chars > MAX_GRAMMAR_CHARS:
+            raise InvalidSequenceError(
+                f"the grammar has {num_chars} characters; allowed: {MAX_GRAMMAR_CHARS}"
+            )
+        if not params.eos_token_ids or params.ignore_eos:
+            raise InvalidSequenceError("ignore_eos: a grammar needs what ends the text")
+        if params.min_tokens:
+            raise InvalidSequenceError("min_tokens: not with a grammar, which ends where it ends")
+        if params.stop_token_ids - params.eos_token_ids:
+            raise InvalidSequenceError(
+                "stop_token_ids: not with a grammar, which they could cut short"
+            )
 
     @property
     def output_ids(self) -> list[int]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from .engine_config import EngineConfig
 from .engine_link import Abort, Call, Message, Stop
+from .grammar import Grammar
 from .image_processor import HDPicture
 from .sequence import ImageSpan, SamplingParams, Sequence
 
@@ -57,13 +58,15 @@ class PictureHeader(msgspec.Struct, frozen=True):
 
 
 class Add(msgspec.Struct, frozen=True, tag="add"):
-    """A Sequence but for its pixels. A token_mask is an object and does not travel."""
+    """A Sequence but for its pixels. A grammar is text; a token_mask, which the engine makes of it,
+    is an object and does not travel."""
 
     id: str
     token_ids: list[int]
     params: SamplingParams
     salt: bytes
     deadline: float | None
+    grammar: Grammar | None
     pictures: list[PictureHeader]
 
 
@@ -110,6 +113,7 @@ def _to_add(sequence: Sequence) -> Add:
         params=sequence.params,
         salt=sequence.salt,
         deadline=sequence.deadline,
+        grammar=sequence.grammar,
         pictures=[
             PictureHeader(
                 span.start, span.picture.pixels.shape, span.picture.digest, span.picture.num_tokens
@@ -130,7 +134,13 @@ def _to_sequence(add: Add, frames: Items[Frame]) -> Sequence:
         picture = HDPicture(pixels.reshape(header.shape), header.digest, header.num_tokens)
         spans.append(ImageSpan(picture, header.start))
     return Sequence(
-        add.id, add.token_ids, add.params, tuple(spans), salt=add.salt, deadline=add.deadline
+        add.id,
+        add.token_ids,
+        add.params,
+        tuple(spans),
+        salt=add.salt,
+        deadline=add.deadline,
+        grammar=add.grammar,
     )
 
 

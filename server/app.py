@@ -48,6 +48,7 @@ def create_app(
         yield
         watching.cancel()
         await engine.stop()
+        await asyncio.to_thread(processor.grammars.close)
 
     app = FastAPI(
         title="phi3v-server",

@@ -15,10 +15,12 @@ from transformers import PreTrainedTokenizerFast
 from model_config import Card
 from scoring.async_engine import AsyncEngine
 from scoring.errors import ContextLengthError
+from scoring.grammar_checker import GrammarChecker
 from scoring.prompt import Prompt, PromptBuilder
 from scoring.sequence import FinishReason, Logprobs, Sequence
 from scoring.text_stream import TokenTextStreamer
 
+from .answer_grammar import to_grammar
 from .conversation import to_chat_messages
 from .errors import NotSupportedError
 from .sampling import check_parameters, to_sampling_params
@@ -36,6 +38,7 @@ class Processor:
     card: Card
     tokenizer: PreTrainedTokenizerFast
     prompts: PromptBuilder
+    grammars: GrammarChecker
     max_image_pixels: int
     max_request_s: float | None = None
     picture_workers: ThreadPoolExecutor = field(
@@ -145,6 +148,7 @@ async def start_completion(
     engine.check_room()
     _check_supported(request, processor.card)
     check_parameters(request, limits)
+    grammar = await to_grammar(request, processor.grammars)
     prompt = await processor.to_prompt(request)
     if len(prompt.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(prompt.token_ids), limits.max_model_len)
@@ -155,7 +159,9 @@ async def start_completion(
         to_sampling_params(request, processor.card, processor.prompts.stop_token_ids, limits),
         prompt.images,
         deadline=None if processor.max_request_s is None else start + processor.max_request_s,
+        grammar=grammar,
     )
+    sequence.check_grammar()
     return Completion(request, sequence, processor)
 
 
@@ -166,11 +172,5 @@ def _check_supported(request: ChatCompletionsRequest, card: Card) -> None:
     }
     for name, given in asked.items():
         if given and name in card.unsupported:
-            raise NotSupportedError(f"{card.served_name} has no tools", ("body", name))
-    kind = request.response_format.type if request.response_format else "text"
-    if kind in card.unsupported:
-        raise NotSupportedError(
-            f"response_format is {kind!r}; {card.served_name} answers in text only",
-            ("body", "response_format"),
-            kind,
-        )
+            value = getattr(request, name)
+            raise NotSupportedError(f"{card.served_name} has no tools", ("body", name), value)

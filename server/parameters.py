@@ -55,6 +55,8 @@ EXTRA_PARAMETERS = (
     "min_tokens",
     "ignore_eos",
     "num_crops",
+    "guided_regex",
+    "guided_choice",
 )
 
 
@@ -115,6 +117,15 @@ class Parameters(BaseModel):
     )
     ignore_eos: bool | None = Field(
         None, description="Extra parameter: the model's own end tokens do not end the text."
+    )
+    guided_regex: Text | None = Field(
+        None, description="Extra parameter: the answer matches it, from start to end. vLLM's name."
+    )
+    guided_choice: list[Text] | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Extra parameter: the answer is one of these. vLLM's name.",
     )
     num_crops: int | None = Field(
         None,

@@ -4,7 +4,7 @@ Lenient where its own samples need it: `response_format` may be its bare name, a
 be `image`. What the parameters may be: parameters.py.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -70,13 +70,31 @@ class Message(Wire):
     tool_calls: list[Any] | None = None
 
 
+class JsonSchema(Wire):
+    """strict: taken, and always so. name, description: for the caller."""
+
+    name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
+    description: Text | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(Wire):
     type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_schema_is_there(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema: must be given where type is 'json_schema'")
+        if self.type != "json_schema" and self.json_schema is not None:
+            raise ValueError(f"json_schema: not with type {self.type!r}")
+        return self
 
 
 class StreamOptions(Wire):

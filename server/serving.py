@@ -13,6 +13,7 @@ from model_config import card_for, from_checkpoint, load_card
 from scoring.async_engine import AsyncEngine
 from scoring.engine_config import EngineConfig
 from scoring.errors import CheckpointError
+from scoring.grammar_checker import GrammarChecker
 from scoring.prompt import PromptBuilder, load_tokenizer
 
 from .app import create_app
@@ -39,6 +40,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
         card,
         tokenizer,
         prompts,
+        GrammarChecker(checkpoint / "tokenizer.json", prompts.stop_token_ids),
         int(settings.max_image_megapixels * 1e6),
         settings.max_request_s,
     )

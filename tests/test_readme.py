@@ -57,8 +57,9 @@ def test_the_curl_example_runs(endpoint: str) -> None:
     assert '"object":"chat.completion"' in done.stdout
 
 
-def test_the_sdk_example_runs(endpoint: str, tmp_path: Path) -> None:
-    (script,) = _blocks("python")
+def test_the_sdk_examples_run(endpoint: str, tmp_path: Path) -> None:
+    """One after the other: the later ones use the first one's client."""
+    script = "\n".join(_blocks("python"))
     Image.new("RGB", (320, 200), (30, 90, 160)).save(tmp_path / "chart.png")
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"ENDPOINT": endpoint},
@@ -67,3 +68,4 @@ def test_the_sdk_example_runs(endpoint: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "chat-completions" in done.stdout
     assert "'completion_tokens': 32" in done.stdout
+    assert "'paid': " in done.stdout

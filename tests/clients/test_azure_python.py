@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import jsonschema
 import pytest
 from azure.ai.inference import (
     ChatCompletionsClient,
@@ -16,9 +17,11 @@ from azure.ai.inference import (
 )
 from azure.ai.inference.models import (
     AssistantMessage,
+    ChatCompletionsToolChoicePreset,
     ImageContentItem,
     ImageEmbeddingInput,
     ImageUrl,
+    JsonSchemaFormat,
     SystemMessage,
     TextContentItem,
     UserMessage,
@@ -35,6 +38,7 @@ from scoring.scheduler import ScheduledRow
 from ..http.parrot import Parrot, parrot_server
 from ..http.pictures import data_url, plain_png
 from ..http.running_server import Endpoint, RunningServer, assert_well, wait_until
+from ..json_schemas import SCHEMAS
 from .conftest import KEY, RequestCount
 from .seed import blocks
 
@@ -232,6 +236,50 @@ def test_a_wrong_key_is_an_authentication_error_and_asked_once(
     assert_well(keyed)
 
 
+INVOICE = SCHEMAS["an invoice"]
+INVOICE_FORMAT = JsonSchemaFormat(
+    name="invoice", schema=INVOICE, description="What was bought.", strict=True
+)
+
+
+def test_a_schema_is_kept(client: ChatCompletionsClient, keyed: RunningServer) -> None:
+    for temperature in (0, 1):
+        answer = client.complete(
+            messages=MESSAGES,
+            response_format=INVOICE_FORMAT,
+            temperature=temperature,
+            max_tokens=400,
+        )
+        assert answer.choices[0].finish_reason == "stop"
+        jsonschema.validate(json.loads(answer.choices[0].message.content), INVOICE)
+    assert_well(keyed)
+
+
+def test_a_schema_is_kept_streamed_and_with_a_picture(
+    client: ChatCompletionsClient, keyed: RunningServer
+) -> None:
+    picture = ImageContentItem(image_url=ImageUrl(url=data_url(plain_png(40, 30)), detail="low"))
+    updates = client.complete(
+        messages=[UserMessage(content=[TextContentItem(text="Read this."), picture])],
+        response_format=INVOICE_FORMAT,
+        max_tokens=400,
+        stream=True,
+    )
+    text = "".join(update.choices[0].delta.content for update in updates)
+    jsonschema.validate(json.loads(text), INVOICE)
+    assert_well(keyed)
+
+
+def test_json_object_and_a_choice_by_extras(
+    client: ChatCompletionsClient, keyed: RunningServer
+) -> None:
+    answer = client.complete(messages=MESSAGES, response_format="json_object", max_tokens=3)
+    assert answer.choices[0].message.content.startswith("{")
+    answer = client.complete(messages=MESSAGES, model_extras={"guided_choice": ["yes", "no"]})
+    assert answer.choices[0].message.content in ("yes", "no")
+    assert_well(keyed)
+
+
 def test_what_the_model_cannot_do_is_told_by_the_documentations_loop(
     client: ChatCompletionsClient,
     keyed: RunningServer,
@@ -239,12 +287,12 @@ def test_what_the_model_cannot_do_is_told_by_the_documentations_loop(
 ) -> None:
     told: list[str] = []
     with pytest.raises(HttpResponseError) as refused:
-        client.complete(messages=MESSAGES, response_format="json_object")
+        client.complete(messages=MESSAGES, tool_choice=ChatCompletionsToolChoicePreset.AUTO)
     error = refused.value
     assert error.status_code == 422
     assert error.error is not None
     assert error.error.code == "parameter_not_supported"
-    assert "json_object" in error.message
+    assert "tools" in error.message
     # Line by line what the reference shows for this case.
     response = json.loads(error.response._content.decode("utf-8"))  # type: ignore[union-attr]
     if isinstance(response, dict) and "detail" in response:
@@ -252,9 +300,7 @@ def test_what_the_model_cannot_do_is_told_by_the_documentations_loop(
             param = ".".join(offending["loc"])
             value = offending["input"]
             told.append(f"The model doesn't support the parameter '{param}' with value '{value}'")
-    assert told == [
-        "The model doesn't support the parameter 'body.response_format' with value 'json_object'"
-    ]
+    assert told == ["The model doesn't support the parameter 'body.tool_choice' with value 'auto'"]
     assert requests.is_exactly(1)
     assert_well(keyed)
 

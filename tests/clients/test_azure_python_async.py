@@ -62,7 +62,7 @@ def test_its_errors_are_the_same(keyed: RunningServer) -> None:
                 await client.complete(messages=MESSAGES)
         async with connected(keyed) as client:
             with pytest.raises(HttpResponseError) as refused:
-                await client.complete(messages=MESSAGES, response_format="json_object")
+                await client.complete(messages=MESSAGES, tool_choice="auto")
             assert refused.value.status_code == 422
 
     asyncio.run(talk())

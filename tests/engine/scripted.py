@@ -3,6 +3,7 @@
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from scoring.block_manager import BlockManager
 from scoring.encoder_progress import CROP_PARTS
 from scoring.engine import Engine
 from scoring.engine_config import EngineLimits
+from scoring.grammar_queue import GrammarQueue
 from scoring.image_processor import HDPicture
 from scoring.picture_encoder import FeatureCache
 from scoring.scheduler import SampledToken, ScheduledRow, Scheduler
@@ -260,9 +262,9 @@ def make_engine(
 ) -> Engine:
     scheduler = scheduler or make_scheduler()
     max_model_len = scheduler.blocks.num_blocks * scheduler.blocks.block_size
-    return Engine(
-        runner, scheduler, EngineLimits(max_model_len, runner.vocab_size), overlap=overlap
-    )
+    limits = EngineLimits(max_model_len, runner.vocab_size)
+    grammars = GrammarQueue(Path("not", "read"), limits.vocab_size)
+    return Engine(runner, scheduler, limits, grammars, overlap=overlap)
 
 
 def assert_accounted(blocks: BlockManager, sequences: Iterable[Sequence]) -> None:

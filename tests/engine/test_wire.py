@@ -22,6 +22,7 @@ from scoring.engine_link import (
     to_error,
     to_refused,
 )
+from scoring.grammar import Grammar
 from scoring.image_processor import HDPicture
 from scoring.sequence import (
     FinishReason,
@@ -70,6 +71,7 @@ def a_sequence() -> Sequence:
         (ImageSpan(first, 1), ImageSpan(second, 7)),
         salt=b"\x00\xff",
         deadline=1.5,
+        grammar=Grammar('{"ü": 1}'),
     )
 
 

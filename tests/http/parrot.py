@@ -20,6 +20,7 @@ from scoring.async_engine import AsyncEngine
 from scoring.engine import Engine
 from scoring.engine_builder import assemble
 from scoring.engine_config import EngineConfig
+from scoring.grammar_checker import GrammarChecker
 from scoring.picture_encoder import FeatureCache
 from scoring.prompt import PromptBuilder, load_tokenizer
 from scoring.scheduler import SampledToken, ScheduledRow
@@ -151,7 +152,9 @@ def threaded_server(
     model = from_checkpoint(checkpoint)
     card, tokenizer = card_for(model.name_or_path), load_tokenizer(checkpoint)
     prompts = prompt_builder(tokenizer, card, model.vision)
-    processor = Processor(card, tokenizer, prompts, int(chosen.max_image_megapixels * 1e6))
+    grammars = GrammarChecker(checkpoint / "tokenizer.json", prompts.stop_token_ids)
+    max_pixels = int(chosen.max_image_megapixels * 1e6)
+    processor = Processor(card, tokenizer, prompts, grammars, max_pixels)
     failures: list[str] = []
     app = create_app(chosen, processor, make_engine, failures.append)
     server = uvicorn.Server(

@@ -242,7 +242,6 @@ def test_a_temperature_close_to_nothing_is_greedy(demo: RunningServer) -> None:
 
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-SCHEMA = {"name": "x", "schema": {"type": "object"}}
 
 
 @pytest.mark.parametrize(
@@ -252,9 +251,6 @@ SCHEMA = {"name": "x", "schema": {"type": "object"}}
         ("tool_choice", "auto"),
         ("tool_choice", "required"),
         ("tool_choice", {"type": "function", "function": {"name": "look"}}),
-        ("response_format", "json_object"),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": SCHEMA}),
     ],
     ids=repr,
 )
