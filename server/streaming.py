@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient
 
 from .completion import Completion, Delta
 from .errors import error_answer
@@ -57,7 +57,7 @@ class EventStream(StreamingResponse):
 
 
 async def completion_events(
-    completion: Completion, engine: AsyncEngine
+    completion: Completion, engine: EngineClient
 ) -> AsyncGenerator[bytes, None]:
     """The events of one completion: role, text, the finish with usage, `[DONE]`."""
     yield _chunk(completion, {"role": "assistant", "content": ""})
@@ -108,7 +108,7 @@ def _event(value: dict[str, Any]) -> bytes:
     return f"data: {to_ascii_json(value)}\n\n".encode("ascii")
 
 
-async def whole_completion(completion: Completion, engine: AsyncEngine) -> dict[str, Any]:
+async def whole_completion(completion: Completion, engine: EngineClient) -> dict[str, Any]:
     """The answer in one piece."""
     text, logprobs, reason = "", [], None
     async with aclosing(completion.deltas(engine)) as deltas:

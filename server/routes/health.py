@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.engine_client import EngineClient, EngineState
 
 from ..json_response import AsciiJSONResponse
 from ..loading import loaded_percent
@@ -32,7 +32,7 @@ async def ready(engine: EngineDep) -> Response:
     return AsciiJSONResponse(_state(engine), status_code=200 if is_ready else 503)
 
 
-def _state(engine: AsyncEngine) -> dict[str, object]:
+def _state(engine: EngineClient) -> dict[str, object]:
     state: dict[str, object] = {"status": engine.state.value}
     if engine.state is EngineState.LOADING:
         state["percent"] = round(loaded_percent(engine), 1)

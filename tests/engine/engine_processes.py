@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineState
 from scoring.engine_config import EngineConfig
 from scoring.image_processor import HDPicture
 from scoring.sequence import Sequence, TokenOutput
