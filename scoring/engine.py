@@ -177,7 +177,9 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     model_config.ModelConfigError for what is wrong on disk or does not fit in memory."""
     model_config = from_checkpoint(config.checkpoint)
     config.check_context(model_config.text.max_position_embeddings)
-    device = _device(config.device)
+    device = _device(config)
+    if config.data_parallel > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // config.data_parallel))
     dtype = _dtype(config.dtype, device)
     model = load_model(config.checkpoint, model_config, device, dtype, progress)
     native = _native(config, model_config, device, dtype)
@@ -279,7 +281,7 @@ def _plan_cache(
         activations = activation_bytes(
             model_config, config.max_num_batched_tokens, config.max_crops, dtype
         )
-        available = cache_bytes(activations, token_bytes, device)
+        available = cache_bytes(activations, token_bytes, device, config.data_parallel)
     context = model_config.text.max_position_embeddings
     blocks_wanted = config.max_num_seqs * -(-context // attention.block_size)
     num_blocks = min(available // block_bytes, blocks_wanted)
@@ -293,11 +295,19 @@ def _plan_cache(
     return num_blocks, wanted or min(context, room)
 
 
-def _device(name: str) -> torch.device:
+def _device(config: EngineConfig) -> torch.device:
+    """Of several engines' devices this one's own, which "cuda" means from here on to everything in
+    this thread. Raises CheckpointError where there are too few."""
+    name, num_devices = config.device, torch.cuda.device_count()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device is 'cuda', but torch sees no CUDA device")
+        name = "cuda" if num_devices else "cpu"
+    if name == "cuda" and config.data_parallel > num_devices:
+        raise CheckpointError(
+            f"device is 'cuda' and data_parallel is {config.data_parallel}, but torch sees "
+            f"{num_devices} CUDA devices"
+        )
+    if name == "cuda" and config.data_parallel > 1:
+        torch.cuda.set_device(config.data_parallel_rank)
     return torch.device(name)
 
 

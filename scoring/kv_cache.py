@@ -64,11 +64,14 @@ def activation_bytes(
     return decoder + tower
 
 
-def cache_bytes(activations: int, token_bytes: int, device: torch.device) -> int:
-    """The memory to spend on the cache: measured free memory, less the activations of a step."""
+def cache_bytes(
+    activations: int, token_bytes: int, device: torch.device, data_parallel: int = 1
+) -> int:
+    """The memory to spend on the cache: measured free memory, less the activations of a step.
+    data_parallel: engines that share a CPU's memory, which all of them measure."""
     if device.type != "cuda":
         free = int(psutil.virtual_memory().available * _CPU_FRACTION)
-        return min(free, _CPU_CAP_BYTES, _CPU_CAP_TOKENS * token_bytes)
+        return min(min(free, _CPU_CAP_BYTES) // data_parallel, _CPU_CAP_TOKENS * token_bytes)
     free, total = torch.cuda.mem_get_info(device)
     spendable = free - int((1 - _GPU_FRACTION) * total)
     return spendable - activations
