@@ -38,6 +38,8 @@ from .thread_link import ThreadLink
 class AsyncEngine:
     """One engine for many asyncio tasks, an EngineClient."""
 
+    members = ()
+
     def __init__(
         self,
         config: EngineConfig,

@@ -1,6 +1,7 @@
 """What the API needs of an engine, in whatever way it runs; its routes know nothing else of one."""
 
 from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Items
 from enum import StrEnum
 from typing import Protocol
 
@@ -10,24 +11,40 @@ from .sequence import Sequence, TokenOutput
 
 
 class EngineState(StrEnum):
-    """LOADING → READY → STOPPED; FAILED: never got ready; DEAD: its loop ended by an error."""
+    """LOADING → READY → STOPPED; FAILED: never got ready; DEAD: its loop ended by an error;
+    DEGRADED: of several engines some are dead, the others serve."""
 
     LOADING = "loading"
     READY = "ready"
+    DEGRADED = "degraded"
     STOPPED = "stopped"
     FAILED = "failed"
     DEAD = "dead"
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether requests are taken."""
+        return self in (EngineState.READY, EngineState.DEGRADED)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether only a restart helps."""
+        return self in (EngineState.DEAD, EngineState.FAILED)
 
 
 class EngineClient(Protocol):
     """An engine for many asyncio tasks. Made, started and used in one event loop."""
 
     @property
+    def members(self) -> "Items[EngineClient]":
+        """The engines that it consists of; none if it is one by itself."""
+
+    @property
     def state(self) -> EngineState: ...
 
     @property
     def failure(self) -> str | None:
-        """Why it is FAILED or DEAD, a sentence for the operator."""
+        """Why it is FAILED, DEAD or DEGRADED, a sentence for the operator."""
 
     @property
     def limits(self) -> EngineLimits | None:
@@ -72,8 +89,8 @@ class EngineClient(Protocol):
 def check_state(state: EngineState, limits: EngineLimits | None) -> EngineLimits:
     """The limits of an engine that takes requests. Raises EngineNotReadyError or
     EngineDeadError."""
-    if state in (EngineState.DEAD, EngineState.FAILED):
+    if state.is_lost:
         raise EngineDeadError("the engine is not running")
-    if limits is None or state is not EngineState.READY:
+    if limits is None or not state.is_serving:
         raise EngineNotReadyError(f"the engine is {state}; try again later")
     return limits

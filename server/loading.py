@@ -23,11 +23,12 @@ async def report_loading(engine: EngineClient, on_failure: Callable[[str], None]
         await _lines(engine)
     if engine.state is EngineState.FAILED:
         on_failure(engine.failure or "the engine could not be built")
-    elif engine.state is EngineState.READY and engine.limits is not None:
+    elif engine.state.is_serving and engine.limits is not None:
         logger.info(
-            "ready after %.1f s; context %d tokens",
+            "ready after %.1f s; context %d tokens%s",
             time.monotonic() - start,
             engine.limits.max_model_len,
+            f"; {len(engine.members)} engines" if engine.members else "",
         )
 
 

@@ -10,7 +10,10 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 # What the API process runs. It starts in a second because none of it imports torch.
-API_SIDE = ("prompt", "image_processor", "sequence", "text_stream", "async_engine", "engine_config")
+API_SIDE = (
+    "prompt", "image_processor", "sequence", "text_stream", "async_engine", "engine_config",
+    "engine_group",
+)  # fmt: skip
 TORCH_SIDE = ("torch", "torchvision", "accelerate", "safetensors", "flash_attn", "triton")
 # Of transformers only what works without torch.
 TORCHLESS_TRANSFORMERS = {"PreTrainedTokenizerFast", "TextIteratorStreamer"}
