@@ -133,7 +133,8 @@ class _Worker:
 
 async def _work(checkpoint: Path, kind: str) -> None:
     """The worker's side."""
-    from scoring.async_engine import AsyncEngine, EngineState
+    from scoring.async_engine import AsyncEngine
+    from scoring.engine_client import EngineState
     from scoring.engine_config import EngineConfig
 
     config = EngineConfig(checkpoint, dtype="float32", max_num_seqs=_STREAMS)

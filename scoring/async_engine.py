@@ -7,8 +7,8 @@ the first second on and waits for nothing.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from enum import StrEnum
 
+from .engine_client import EngineState, check_state
 from .engine_config import EngineConfig, EngineLimits, EngineStats
 from .engine_link import (
     Abort,
@@ -25,31 +25,20 @@ from .engine_link import (
 from .engine_loop import BUILD_ENGINE
 from .errors import (
     EngineDeadError,
-    EngineNotReadyError,
-    EngineOverloadedError,
     GenerationError,
     InvalidSequenceError,
     ScoringError,
 )
 from .process_link import ProcessLink
+from .queue_bounds import QueueBounds
 from .sequence import FinishReason, Sequence, TokenOutput
 from .thread_link import ThreadLink
 
-_QUEUED_TOKENS = 65536
-
-
-class EngineState(StrEnum):
-    """LOADING → READY → STOPPED; FAILED: never got ready; DEAD: its loop ended by an error."""
-
-    LOADING = "loading"
-    READY = "ready"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    DEAD = "dead"
-
 
 class AsyncEngine:
-    """One engine for many asyncio tasks. Make, start and use it in one event loop."""
+    """One engine for many asyncio tasks, an EngineClient."""
+
+    members = ()
 
     def __init__(
         self,
@@ -60,9 +49,7 @@ class AsyncEngine:
         own_process: bool = False,
         build: BuildEngine | str = BUILD_ENGINE,
     ) -> None:
-        """max_queued: requests beyond config.max_num_seqs that may wait; more are refused.
-        max_queued_tokens: prompt tokens that may wait for the first token of their answers; one
-        prompt always may. None: four times the longest sequence, and at least _QUEUED_TOKENS.
+        """max_queued, max_queued_tokens: see QueueBounds; config.max_num_seqs requests can run.
         own_process: the loop runs in a process of its own, else in a thread of this one.
         build: what makes the engine there: the "module:name" of a function, or, for a thread, the
         function; the real one unless a test gives its own."""
@@ -72,9 +59,9 @@ class AsyncEngine:
         self.loaded_bytes, self.total_bytes = 0, 0
         self.stats: EngineStats | None = None
         self.stopped = asyncio.Event()
-        self._max_open = config.max_num_seqs + max_queued
-        self._max_queued_tokens = max_queued_tokens
-        self._num_queued_tokens = 0
+        self.num_queued_tokens = 0  # of prompts that wait for their first token
+        self._max_num_seqs = config.max_num_seqs
+        self._bounds = QueueBounds(max_queued, max_queued_tokens)
         self._outboxes: dict[str, asyncio.Queue[TokenOutput | ScoringError]] = {}
         self._link: EngineLink
         if not own_process:
@@ -100,26 +87,14 @@ class AsyncEngine:
 
     def check_ready(self) -> EngineLimits:
         """What the engine can take. Raises EngineNotReadyError or EngineDeadError."""
-        if self.state in (EngineState.DEAD, EngineState.FAILED):
-            raise EngineDeadError("the engine is not running")
-        if self.limits is None or self.state is not EngineState.READY:
-            raise EngineNotReadyError(f"the engine is {self.state}; try again later")
-        return self.limits
+        return check_state(self.state, self.limits)
 
     def check_room(self, num_prompt_tokens: int = 0) -> None:
         """Raises EngineOverloadedError when no further request, or none of so many tokens, may
         wait."""
-        if len(self._outboxes) >= self._max_open:
-            raise EngineOverloadedError(
-                f"{len(self._outboxes)} requests are running or waiting, the most allowed"
-            )
+        self._bounds.check_num_open(self.num_open, self._max_num_seqs)
         longest = self.check_ready().max_model_len
-        limit = self._max_queued_tokens or max(4 * longest, _QUEUED_TOKENS)
-        if self._num_queued_tokens and self._num_queued_tokens + num_prompt_tokens > limit:
-            raise EngineOverloadedError(
-                f"prompts of {self._num_queued_tokens} tokens are waiting, and this one has "
-                f"{num_prompt_tokens}; {limit} may wait together"
-            )
+        self._bounds.check_tokens(self.num_queued_tokens, num_prompt_tokens, longest)
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
         """The sequence's tokens as they come; the last one carries a finish reason.
@@ -134,13 +109,13 @@ class AsyncEngine:
             raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
         outbox: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
         self._outboxes[sequence.id] = outbox
-        self._num_queued_tokens += num_queued
+        self.num_queued_tokens += num_queued
         finished = False
         try:
             self._link.send(sequence)
             while not finished:
                 output = await outbox.get()
-                self._num_queued_tokens -= num_queued
+                self.num_queued_tokens -= num_queued
                 num_queued = 0
                 finished = isinstance(output, ScoringError) or output.finish_reason is not None
                 if isinstance(output, ScoringError):
@@ -149,7 +124,7 @@ class AsyncEngine:
                     raise GenerationError(output.error)
                 yield output
         finally:
-            self._num_queued_tokens -= num_queued
+            self.num_queued_tokens -= num_queued
             self._outboxes.pop(sequence.id, None)
             if not finished:
                 self._link.send(Abort(sequence.id))

@@ -38,7 +38,9 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     model_config.ModelConfigError for what is wrong on disk or does not fit in memory."""
     model_config = from_checkpoint(config.checkpoint)
     config.check_context(model_config.text.max_position_embeddings)
-    device = _device(config.device)
+    device = _device(config)
+    if config.data_parallel > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // config.data_parallel))
     dtype = _dtype(config.dtype, device)
     bytes_before = process_bytes()
     model = load_model(config.checkpoint, model_config, device, dtype, progress)
@@ -78,7 +80,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         weights = process_bytes() - bytes_before
         limit = weights + available_bytes()
         step = estimate_step(model_config, _largest_step(config, context), dtype.itemsize)
-        cache_bytes = cache_bytes or cpu_cache_bytes(token_bytes)
+        cache_bytes = cache_bytes or cpu_cache_bytes(token_bytes, config.data_parallel)
     plan = plan_memory(
         limit=limit,
         weights=weights,
@@ -180,11 +182,19 @@ def _largest_step(config: EngineConfig, context: int) -> LargestStep:
     )
 
 
-def _device(name: str) -> torch.device:
+def _device(config: EngineConfig) -> torch.device:
+    """Of several engines' devices this one's own, which "cuda" means from here on to everything in
+    this thread. Raises CheckpointError where there are too few."""
+    name, num_devices = config.device, torch.cuda.device_count()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device is 'cuda', but torch sees no CUDA device")
+        name = "cuda" if num_devices else "cpu"
+    if name == "cuda" and config.data_parallel > num_devices:
+        raise CheckpointError(
+            f"device is 'cuda' and data_parallel is {config.data_parallel}, but torch sees "
+            f"{num_devices} CUDA devices"
+        )
+    if name == "cuda" and config.data_parallel > 1:
+        torch.cuda.set_device(config.data_parallel_rank)
     return torch.device(name)
 
 

@@ -26,6 +26,9 @@ class EngineConfig:
     max_crops: of pictures, encoded in a step. The shares, tokens and crops that each prompt, up to
     four, brings to a step in which others decode, keep the others' tokens coming; None: 24 tokens
     and a sixth of a crop on a CPU, 512 tokens and 17 crops on a GPU.
+    data_parallel: how many engines this machine runs, this one included. That of rank r, 0 …
+    data_parallel - 1, has CUDA device r to itself; on a CPU each has its part of the cores and of
+    the memory that is measured.
     """
 
     checkpoint: Path
@@ -42,6 +45,8 @@ class EngineConfig:
     max_crops: int = 34
     prompt_share: int | None = None
     crops_share: float | None = None
+    data_parallel: int = 1
+    data_parallel_rank: int = 0
 
     def check_context(self, context: int) -> None:
         """Raise CheckpointError where max_model_len is beyond what the model was made for."""

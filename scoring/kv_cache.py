@@ -52,10 +52,11 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
     return config.text.num_layers * 2 * config.text.hidden_size * dtype.itemsize
 
 
-def cpu_cache_bytes(token_bytes: int) -> int:
-    """The memory that a CPU has to spare for the cache, as measured now."""
+def cpu_cache_bytes(token_bytes: int, data_parallel: int = 1) -> int:
+    """The memory that a CPU has to spare for the cache, as measured now. data_parallel: engines
+    that share it, and all measure."""
     free = int(available_bytes() * _CPU_FRACTION)
-    return min(free, _CPU_CAP_BYTES, _CPU_CAP_TOKENS * token_bytes)
+    return min(min(free, _CPU_CAP_BYTES) // data_parallel, _CPU_CAP_TOKENS * token_bytes)
 
 
 def available_bytes() -> int:

@@ -3,7 +3,7 @@
 from fastapi import Request
 from starlette.responses import Response
 
-from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient
 
 from .completion import Processor, start_completion
 from .json_response import AsciiJSONResponse
@@ -20,7 +20,7 @@ from .streaming import (
 async def answer_chat(
     chat: ChatCompletionsRequest,
     request: Request,
-    engine: AsyncEngine,
+    engine: EngineClient,
     processor: Processor,
     usage: UsagePlace,
 ) -> Response:

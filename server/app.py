@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient
 from scoring.errors import ScoringError
 
 from . import errors
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 def create_app(
     settings: Settings,
     processor: Processor,
-    make_engine: Callable[[], AsyncEngine],
+    make_engine: Callable[[], EngineClient],
     on_failure: Callable[[str], None],
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for

@@ -52,6 +52,7 @@ def serve(
     max_receive_s: Annotated[float | None, _flag("max_receive_s")] = None,
     max_image_megapixels: Annotated[float | None, _flag("max_image_megapixels")] = None,
     engine_process: Annotated[bool | None, _flag("engine_process")] = None,
+    data_parallel: Annotated[int | None, _flag("data_parallel")] = None,
     drain_s: Annotated[float | None, _flag("drain_s")] = None,
     log_level: Annotated[str | None, _flag("log_level")] = None,
 ) -> None:

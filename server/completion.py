@@ -13,7 +13,7 @@ from uuid import uuid4
 from transformers import PreTrainedTokenizerFast
 
 from model_config import Card
-from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient
 from scoring.errors import ContextLengthError
 from scoring.grammar_checker import GrammarChecker
 from scoring.prompt import Prompt, PromptBuilder
@@ -99,7 +99,7 @@ class Completion:
     def has_logprobs(self) -> bool:
         return self._sequence.params.logprobs is not None
 
-    async def deltas(self, engine: AsyncEngine) -> AsyncGenerator[Delta, None]:
+    async def deltas(self, engine: EngineClient) -> AsyncGenerator[Delta, None]:
         """Text as it becomes certain. Close it to abort; raises what `generate` raises."""
         async with aclosing(engine.generate(self._sequence)) as outputs:
             async for output in outputs:
@@ -140,7 +140,7 @@ class Completion:
 
 
 async def start_completion(
-    request: ChatCompletionsRequest, processor: Processor, engine: AsyncEngine
+    request: ChatCompletionsRequest, processor: Processor, engine: EngineClient
 ) -> Completion:
     """Everything that can refuse a request, before the first byte of an answer."""
     start = time.monotonic()

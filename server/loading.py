@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.engine_client import EngineClient, EngineState
 
 logger = logging.getLogger(__name__)
 _POLL_S, _LINE_EVERY_S = 0.1, 2.0
 
 
-async def report_loading(engine: AsyncEngine, on_failure: Callable[[str], None]) -> None:
+async def report_loading(engine: EngineClient, on_failure: Callable[[str], None]) -> None:
     """Report until the engine is ready; call on_failure if it will never be."""
     start = time.monotonic()
     if sys.stderr.isatty():
@@ -23,20 +23,21 @@ async def report_loading(engine: AsyncEngine, on_failure: Callable[[str], None])
         await _lines(engine)
     if engine.state is EngineState.FAILED:
         on_failure(engine.failure or "the engine could not be built")
-    elif engine.state is EngineState.READY and engine.limits is not None:
+    elif engine.state.is_serving and engine.limits is not None:
         logger.info(
-            "ready after %.1f s; context %d tokens",
+            "ready after %.1f s; context %d tokens%s",
             time.monotonic() - start,
             engine.limits.max_model_len,
+            f"; {len(engine.members)} engines" if engine.members else "",
         )
 
 
-def loaded_percent(engine: AsyncEngine) -> float:
+def loaded_percent(engine: EngineClient) -> float:
     """How much of the weights is read, 0 … 100."""
     return 100.0 * engine.loaded_bytes / engine.total_bytes if engine.total_bytes else 0.0
 
 
-async def _bar(engine: AsyncEngine) -> None:
+async def _bar(engine: EngineClient) -> None:
     columns = (TextColumn("loading weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("loading", total=None)
@@ -45,7 +46,7 @@ async def _bar(engine: AsyncEngine) -> None:
             await asyncio.sleep(_POLL_S)
 
 
-async def _lines(engine: AsyncEngine) -> None:
+async def _lines(engine: EngineClient) -> None:
     start = last = time.monotonic()
     while engine.state is EngineState.LOADING:
         await asyncio.sleep(_POLL_S)

@@ -11,7 +11,9 @@ import uvicorn
 
 from model_config import card_for, from_checkpoint, load_card
 from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient
 from scoring.engine_config import EngineConfig
+from scoring.engine_group import EngineGroup
 from scoring.errors import CheckpointError
 from scoring.grammar_checker import GrammarChecker
 from scoring.prompt import PromptBuilder, load_tokenizer
@@ -50,14 +52,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
         failures.append(failure)
         server.should_exit = True
 
-    make_engine = partial(
-        AsyncEngine,
-        engine_config,
-        max_queued=settings.max_queued_requests,
-        max_queued_tokens=settings.max_queued_tokens,
-        own_process=settings.engine_process,
-    )
-    app = create_app(settings, processor, make_engine, on_failure)
+    app = create_app(settings, processor, partial(_engine, settings, engine_config), on_failure)
     server = _Server(
         uvicorn.Config(
             app,
@@ -81,6 +76,22 @@ def run(settings: Settings, checkpoint: Path) -> None:
         raise CheckpointError(failures[0])
 
 
+def _engine(settings: Settings, config: EngineConfig) -> EngineClient:
+    """Called in the event loop."""
+    if settings.data_parallel > 1:
+        return EngineGroup(
+            config,
+            max_queued=settings.max_queued_requests,
+            max_queued_tokens=settings.max_queued_tokens,
+        )
+    return AsyncEngine(
+        config,
+        max_queued=settings.max_queued_requests,
+        max_queued_tokens=settings.max_queued_tokens,
+        own_process=settings.engine_process,
+    )
+
+
 def to_engine_config(settings: Settings, checkpoint: Path) -> EngineConfig:
     """The engine's part of the settings, in its own units."""
     gib = settings.kv_cache_gib
@@ -94,6 +105,7 @@ def to_engine_config(settings: Settings, checkpoint: Path) -> EngineConfig:
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         feature_cache_bytes=settings.feature_cache_mib << 20,
+        data_parallel=settings.data_parallel,
     )
 
 

@@ -105,6 +105,13 @@ class Settings(BaseModel):
     engine_process: bool = Field(
         True, description="Run the engine in a process of its own, beside the one that answers."
     )
+    data_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Engines: one per GPU, or on a CPU, sharing its cores. The bounds on what may "
+        "wait are for all together, other sizes for each.",
+    )
     drain_s: float = Field(
         25, ge=0, description="Seconds that running requests get to finish after SIGTERM."
     )
@@ -118,6 +125,11 @@ class Settings(BaseModel):
             raise ValueError(
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}; "
                 f"at least max_num_seqs, {self.max_num_seqs}"
+            )
+        if self.data_parallel > 1 and not self.engine_process:
+            raise ValueError(
+                f"data_parallel is {self.data_parallel}: engines in threads would wait for each "
+                "other's turn at the interpreter; let each have its engine_process"
             )
         if self.api_key is not None and self.no_auth:
             raise ValueError("api_key and no_auth exclude each other")

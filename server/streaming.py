@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient
 
 from .completion import Completion, Delta
 from .errors import error_answer
@@ -68,7 +68,7 @@ class EventStream(StreamingResponse):
 
 
 async def completion_events(
-    completion: Completion, engine: AsyncEngine, usage: UsagePlace = UsagePlace.LAST_CHUNK
+    completion: Completion, engine: EngineClient, usage: UsagePlace = UsagePlace.LAST_CHUNK
 ) -> AsyncGenerator[bytes, None]:
     """The events of one completion: role, text, the finish, the usage, `[DONE]`."""
     head = _head(completion)
@@ -123,7 +123,7 @@ def _event(value: dict[str, Any]) -> bytes:
     return f"data: {to_ascii_json(value)}\n\n".encode("ascii")
 
 
-async def whole_completion(completion: Completion, engine: AsyncEngine) -> dict[str, Any]:
+async def whole_completion(completion: Completion, engine: EngineClient) -> dict[str, Any]:
     """The answer in one piece."""
     text, logprobs, reason = "", [], None
     async with aclosing(completion.deltas(engine)) as deltas:

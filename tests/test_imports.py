@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 # What the API process runs. It starts in a second because none of it imports torch.
 API_SIDE = (
     *("prompt", "image_processor", "sequence", "text_stream", "async_engine", "engine_config"),
-    *("grammar", "grammar_checker", "grammar_process"),
+    *("grammar", "grammar_checker", "grammar_process", "engine_group"),
 )
 TORCH_SIDE = ("torch", "torchvision", "accelerate", "safetensors", "flash_attn", "triton")
 # Of transformers only what works without torch.

@@ -5,13 +5,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient
 
 from ..completion import Processor
 
 
-async def _engine(request: Request) -> AsyncEngine:
-    engine: AsyncEngine = request.app.state.engine
+async def _engine(request: Request) -> EngineClient:
+    engine: EngineClient = request.app.state.engine
     return engine
 
 
@@ -20,5 +20,5 @@ async def _processor(request: Request) -> Processor:
     return processor
 
 
-EngineDep = Annotated[AsyncEngine, Depends(_engine)]
+EngineDep = Annotated[EngineClient, Depends(_engine)]
 ProcessorDep = Annotated[Processor, Depends(_processor)]

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.engine_client import EngineClient, EngineState
 
 from ..json_response import AsciiJSONResponse
 from ..loading import loaded_percent
@@ -21,22 +21,20 @@ async def root() -> Response:
 @router.get("/health/live")
 async def live(engine: EngineDep) -> Response:
     """200 as long as a restart would not help: while the weights load, too."""
-    dead = engine.state in (EngineState.DEAD, EngineState.FAILED)
-    return AsciiJSONResponse(_state(engine), status_code=503 if dead else 200)
+    return AsciiJSONResponse(_state(engine), status_code=503 if engine.state.is_lost else 200)
 
 
 @router.get("/health/ready")
 async def ready(engine: EngineDep) -> Response:
-    """200 when requests will be taken."""
-    is_ready = engine.state is EngineState.READY
-    return AsciiJSONResponse(_state(engine), status_code=200 if is_ready else 503)
+    """200 when requests will be taken; with status "degraded" where not all engines are alive."""
+    return AsciiJSONResponse(_state(engine), status_code=200 if engine.state.is_serving else 503)
 
 
-def _state(engine: AsyncEngine) -> dict[str, object]:
+def _state(engine: EngineClient) -> dict[str, object]:
     state: dict[str, object] = {"status": engine.state.value}
     if engine.state is EngineState.LOADING:
         state["percent"] = round(loaded_percent(engine), 1)
-    if engine.stats is not None:
+    if engine.stats is not None and not engine.state.is_lost:
         state |= {
             "running": engine.stats.num_running,
             "waiting": engine.stats.num_waiting,
@@ -44,4 +42,6 @@ def _state(engine: AsyncEngine) -> dict[str, object]:
             "blocks_free": engine.stats.num_blocks_free,
             "blocks_cached": engine.stats.num_blocks_cached,
         }
+    if engine.members:
+        state["engines"] = [_state(member) for member in engine.members]
     return state

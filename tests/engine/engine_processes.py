@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineClient, EngineState
 from scoring.engine_config import EngineConfig
 from scoring.image_processor import HDPicture
 from scoring.sequence import Sequence, TokenOutput
@@ -51,21 +52,27 @@ async def running(build: str = "build") -> AsyncIterator[AsyncEngine]:
 
 def the_process() -> psutil.Process:
     """The one engine's process that this process has."""
-    # Other tests' servers may be children of this process, too.
-    (process,) = (
-        child
-        for child in psutil.Process().children()
-        if "scoring.engine_process" in child.cmdline()
-    )
+    (process,) = the_processes()
     return process
 
 
-async def outputs_of(engine: AsyncEngine, sequence: Sequence) -> list[TokenOutput]:
+def the_processes() -> list[psutil.Process]:
+    """The engines' processes that this process has, the eldest first."""
+    # Other tests' servers may be children of this process, too.
+    children = [
+        child
+        for child in psutil.Process().children()
+        if "scoring.engine_process" in child.cmdline()
+    ]
+    return sorted(children, key=lambda child: child.pid)
+
+
+async def outputs_of(engine: EngineClient, sequence: Sequence) -> list[TokenOutput]:
     async with asyncio.timeout(TIMEOUT_S), aclosing(engine.generate(sequence)) as outputs:
         return [output async for output in outputs]
 
 
-async def tokens_of(engine: AsyncEngine, sequence: Sequence) -> list[int | None]:
+async def tokens_of(engine: EngineClient, sequence: Sequence) -> list[int | None]:
     return [output.token_id for output in await outputs_of(engine, sequence)]
 
 

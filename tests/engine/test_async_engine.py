@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from model_config import UnsupportedConfigError
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.async_engine import AsyncEngine
 from scoring.engine import Engine
+from scoring.engine_client import EngineState
 from scoring.engine_config import EngineConfig
 from scoring.errors import (
     CheckpointError,

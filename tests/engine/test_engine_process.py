@@ -12,7 +12,8 @@ from contextlib import aclosing
 
 import pytest
 
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineState
 from scoring.errors import (
     ContextLengthError,
     InvalidSequenceError,

@@ -6,7 +6,8 @@ import time
 import psutil
 import pytest
 
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineState
 from scoring.errors import EngineDeadError, EngineNotReadyError
 from scoring.sequence import ImageSpan, SamplingParams, Sequence
 

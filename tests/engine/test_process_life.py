@@ -31,7 +31,7 @@ def parent_of_an_engine(
     program = f"""
     import asyncio, logging, sys
     import psutil
-    from scoring.async_engine import EngineState
+    from scoring.engine_client import EngineState
     from scoring.logs import configure_logging
     from scoring.sequence import SamplingParams, Sequence
     from tests.engine.engine_processes import started, tokens_of, until

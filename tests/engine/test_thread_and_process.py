@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from model_config import ModelConfig, from_checkpoint
-from scoring.async_engine import AsyncEngine, EngineState
+from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineState
 from scoring.engine_config import EngineConfig
 from scoring.errors import ContextLengthError, EngineDeadError, InvalidSequenceError
 from scoring.image_processor import to_hd_picture

@@ -1,7 +1,7 @@
 """An engine of a few lines, for the tests of what lies around one. It imports no torch, so that a
 process with it starts at once. What builds it is named in a link as "tests.engine.toy_engine:…".
 
-It counts: a sequence's tokens are 0, 1, 2, …, but for one with pictures, whose tokens are the
+It counts: a sequence's tokens are 0, 1, 2, …, but for one with pictures, whose first tokens are the
 checksums of their pixels. Prompts that begin with 13 bring it down.
 """
 
@@ -24,8 +24,8 @@ Progress = Callable[[int, int], None]
 
 
 class ToyEngine:
-    def __init__(self, step_s: float) -> None:
-        self.limits = LIMITS
+    def __init__(self, step_s: float, limits: EngineLimits = LIMITS) -> None:
+        self.limits = limits
         self._step_s = step_s
         self._sequences: dict[str, Sequence] = {}
 
@@ -36,8 +36,8 @@ class ToyEngine:
     def add(self, sequence: Sequence) -> None:
         if not sequence.token_ids:
             raise InvalidSequenceError("the prompt is empty")
-        if len(sequence.token_ids) >= LIMITS.max_model_len:
-            raise ContextLengthError(len(sequence.token_ids), LIMITS.max_model_len)
+        if len(sequence.token_ids) >= self.limits.max_model_len:
+            raise ContextLengthError(len(sequence.token_ids), self.limits.max_model_len)
         self._sequences[sequence.id] = sequence
 
     def abort(self, sequence_id: str) -> None:
@@ -56,7 +56,8 @@ class ToyEngine:
             raise RuntimeError("secret detail")
         position = sequence.num_output_tokens
         checksums = [zlib.crc32(span.picture.pixels) for span in sequence.images]
-        sequence.token_ids.append(checksums[position] if checksums else position)
+        has_more = position < len(checksums)
+        sequence.token_ids.append(checksums[position] if has_more else position)
         if sequence.num_output_tokens < sequence.params.max_tokens:
             return TokenOutput(sequence.id, sequence.token_ids[-1])
         del self._sequences[sequence.id]
@@ -91,3 +92,14 @@ def build_by_mistake(config: EngineConfig, report: Progress) -> ToyEngine:
 def leave_without_a_word(config: EngineConfig, report: Progress) -> ToyEngine:
     report(30, 100)
     os._exit(0)
+
+
+def build_the_second_broken(config: EngineConfig, report: Progress) -> ToyEngine:
+    """The others of a group take for ever."""
+    is_second = config.data_parallel_rank == 1
+    return build_what_is_broken(config, report) if is_second else build_for_ever(config, report)
+
+
+def build_unequal(config: EngineConfig, report: Progress) -> ToyEngine:
+    """A group's engines have different limits."""
+    return ToyEngine(STEP_S, EngineLimits(1000 - config.data_parallel_rank, LIMITS.vocab_size))

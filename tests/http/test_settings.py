@@ -98,6 +98,8 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("feature_cache_mib", -1, "0"),
         ("max_body_mib", 0, "1"),
         ("max_image_megapixels", 0, "0"),
+        ("data_parallel", 0, "1"),
+        ("data_parallel", 65, "64"),
         ("drain_s", -1, "0"),
         ("log_level", "chatty", "chatty"),
         ("api_key", "", "at least 1"),
@@ -123,6 +125,13 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(variable: str, hin
 def test_several_faults_are_told_at_once() -> None:
     with pytest.raises(SettingsError, match=r"port is .*; .*max_num_seqs is "):
         load_settings({"port": -1, "max_num_seqs": 0}, {})
+
+
+def test_several_engines_need_processes_of_their_own() -> None:
+    """In threads they would take turns."""
+    with pytest.raises(SettingsError, match=r"data_parallel is 2.*engine_process"):
+        load_settings({"data_parallel": 2, "engine_process": False}, {})
+    assert load_settings({"engine_process": False}, {}).data_parallel == 1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])

@@ -36,6 +36,7 @@ def assert_refused(result: "subprocess.CompletedProcess[str]", *words: str, code
         (["--model", "someone/some-model"], ["someone/some-model", "--revision"]),
         (["--card", "queen-of-hearts"], ["queen-of-hearts", "phi-3-vision-128k-instruct"]),
         (["--config", "no-such-file.toml"], ["no-such-file.toml"]),
+        (["--data-parallel", "2", "--no-engine-process"], ["data_parallel is 2", "engine_process"]),
         (["--max-model-len", "8193"], ["max_model_len", "8193", "8192"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",

@@ -17,7 +17,7 @@ from scoring.engine_builder import assemble, build_engine
 from scoring.engine_config import EngineConfig
 from scoring.errors import CheckpointError
 from scoring.image_processor import HDPicture
-from scoring.kv_cache import KVCache
+from scoring.kv_cache import KVCache, cache_bytes
 from scoring.model_runner import ModelRunner
 from scoring.models.attention.sdpa import SdpaBackend
 from scoring.sequence import FinishReason, ImageSpan, SamplingParams, Sequence
@@ -417,8 +417,30 @@ def test_a_cache_too_small_for_the_context_is_refused(tiny, max_model_len):
         build_engine(config, lambda done, total: None)
 
 
-def test_a_missing_gpu_is_named(tiny):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a CUDA device")
-    with pytest.raises(CheckpointError, match="'cuda'"):
-        build_engine(EngineConfig(tiny, device="cuda"), lambda done, total: None)
+@pytest.mark.parametrize("too_many", [1, 2])
+def test_too_few_gpus_are_counted(tiny, too_many):
+    there = torch.cuda.device_count()
+    config = EngineConfig(tiny, device="cuda", data_parallel=there + too_many)
+
+    with pytest.raises(CheckpointError, match=rf"is {there + too_many}, .* {there} CUDA devices"):
+        build_engine(config, lambda done, total: None)
+
+
+@pytest.mark.parametrize(("data_parallel", "share"), [(1, 5), (2, 2), (9, 1)])
+def test_engines_on_one_cpu_share_its_cores(tiny, data_parallel, share):
+    config = EngineConfig(tiny, device="cpu", kv_cache_bytes=32 << 20, data_parallel=data_parallel)
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        build_engine(config, lambda done, total: None)
+        assert torch.get_num_threads() == share
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_engines_on_one_cpu_share_its_memory():
+    """A token of the genuine model takes 768 KiB, in float32."""
+    alone, of_four = (cache_bytes(0, 768 << 10, torch.device("cpu"), n) for n in (1, 4))
+    assert of_four < 0.3 * alone  # what is free differs from one moment to the next
+    small = [cache_bytes(0, 1, torch.device("cpu"), n) for n in (1, 4)]
+    assert small == [131072, 131072]  # one longest context's: less would be no use

@@ -1,0 +1,111 @@
+"""Which of several engines gets a request: the one that knows most of it, unless it is too busy.
+
+An engine knows the beginnings of the prompts that it was sent, which its prefix cache may still
+hold, and the pictures, whose features it may. What is remembered here is a guess: where it is
+wrong a prompt is computed again, and nothing else happens.
+"""
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+
+from .sequence import Sequence
+
+# Tokens of a piece of a prompt that is remembered, by the hash of all up to its end.
+CHUNK_TOKENS = 64
+# Per engine. The chunks are 262,144 tokens, more than a cache of 80 GB holds; the features of the
+# pictures, at their largest, take 2 GB.
+MAX_CHUNKS, MAX_PICTURES = 4096, 128
+# A known token is worth so many open ones. An open token makes steps a little longer, a known one
+# need not be computed at all. So about four requests with a picture, or a document, in common run
+# together where it is known before a fifth has it computed elsewhere, too; while the few tokens
+# that all prompts begin with keep nobody from an idle engine.
+KNOWN_WORTH = 4
+
+
+class Router:
+    """Chooses, and remembers what it chose. Knows engines by their index only."""
+
+    def __init__(self, num_engines: int) -> None:
+        self._memories = [_Memory() for _ in range(num_engines)]
+        self._turns = [0] * num_engines
+
+    def route(self, sequence: Sequence, loads: Items[int | None]) -> int:
+        """The index of the engine that the sequence is to go to, and from now on is known to.
+
+        loads: of each engine, tokens of its open requests, prompts and outputs; None for one that
+        takes no requests. One at least must take them. Among equals those have their turn that
+        were not chosen for longest.
+        """
+        chunks = chunk_hashes(sequence)
+
+        def cost(index: int) -> tuple[int, int]:
+            num_known = self._memories[index].num_known(sequence, chunks)
+            return (loads[index] or 0) - KNOWN_WORTH * num_known, self._turns[index]
+
+        chosen = min((index for index, load in enumerate(loads) if load is not None), key=cost)
+        self._memories[chosen].add(sequence, chunks)
+        self._turns[chosen] = max(self._turns) + 1
+        return chosen
+
+
+class _Memory:
+    """What one engine was sent, the latest of it."""
+
+    def __init__(self) -> None:
+        self._chunks = _Latest(MAX_CHUNKS)
+        self._pictures = _Latest(MAX_PICTURES)
+
+    def num_known(self, sequence: Sequence, chunks: Items[bytes]) -> int:
+        """Tokens of the prompt's known beginning, and of the known pictures behind it."""
+        num_chunks = 0
+        while num_chunks < len(chunks) and chunks[num_chunks] in self._chunks:
+            num_chunks += 1
+        num_known = prefix = num_chunks * CHUNK_TOKENS
+        for span in sequence.images:
+            if span.picture.digest in self._pictures:
+                num_known += max(0, span.end - max(span.start, prefix))
+        return num_known
+
+    def add(self, sequence: Sequence, chunks: Items[bytes]) -> None:
+        # From the end, so that of one prompt's chunks the later ones are forgotten first.
+        self._chunks.add(reversed(chunks))
+        self._pictures.add(span.picture.digest for span in sequence.images)
+
+
+class _Latest:
+    """A set of bounded size that forgets what was not added again for longest."""
+
+    def __init__(self, max_len: int) -> None:
+        self._max_len = max_len
+        self._items: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, item: bytes) -> bool:
+        return item in self._items
+
+    def add(self, items: Iterable[bytes]) -> None:
+        for item in items:
+            self._items[item] = None
+            self._items.move_to_end(item)
+        while len(self._items) > self._max_len:
+            self._items.popitem(last=False)
+
+
+def chunk_hashes(sequence: Sequence) -> list[bytes]:
+    """A name for the prompt up to the end of each complete chunk: alike only where the tokens, the
+    pictures in their slots and the salt are."""
+    token_ids = array("i", sequence.token_ids)
+    hashes, parent = [], b"root" + sequence.salt
+    for start in range(0, len(token_ids) - CHUNK_TOKENS + 1, CHUNK_TOKENS):
+        end = start + CHUNK_TOKENS
+        digest = hashlib.sha256(parent)
+        digest.update(token_ids[start:end])
+        for span in sequence.images:
+            if span.start < end and span.end > start:
+                digest.update((span.start - start).to_bytes(8, "little", signed=True))
+                digest.update(span.picture.digest)
+        parent = digest.digest()
+        hashes.append(parent)
+    return hashes
