@@ -1,5 +1,7 @@
 """The tensors behind the blocks, and how many blocks there is memory for."""
 
+from dataclasses import dataclass
+
 import psutil
 import torch
 from torch import Tensor
@@ -13,6 +15,14 @@ from .large_pages import empty_in_large_pages
 _CPU_FRACTION, _CPU_CAP_BYTES, _CPU_CAP_TOKENS = 0.4, 4 << 30, 1 << 17
 # Of a GPU's memory, what the process may use in all; the rest is for the driver and fragmentation.
 _GPU_FRACTION = 0.9
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's keys and values, each (num_slots, heads, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class KVCache:
@@ -39,13 +49,12 @@ class KVCache:
             self.data = torch.empty(shape, dtype=dtype, device=device)
         # Takes the memory now: at first use it would cost prompts a quarter of their time.
         self.data.zero_()
-        self._layers = [(layer[0], layer[1]) for layer in self.data]
+        self._layers = [LayerCache(layer[0], layer[1]) for layer in self.data]
         self.num_blocks = num_blocks
         self.spare_block = num_blocks
         self.block_size = block_size
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """One layer's keys and values, each (num_slots, heads, head_dim)."""
+    def layer(self, index: int) -> LayerCache:
         return self._layers[index]
 
 
