@@ -1,5 +1,7 @@
 """The tensors behind the blocks."""
 
+from dataclasses import dataclass
+
 import psutil
 import torch
 from torch import Tensor
@@ -11,6 +13,14 @@ from .large_pages import empty_in_large_pages
 # On a CPU the cache shares the memory with everything else. A small model needs no more than one
 # longest context's worth, or 32 users' with 4,096 tokens each.
 _CPU_FRACTION, _CPU_CAP_BYTES, _CPU_CAP_TOKENS = 0.4, 4 << 30, 1 << 17
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's keys and values, each (num_slots, heads, head_dim)."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class KVCache:
@@ -37,13 +47,12 @@ class KVCache:
             self.data = torch.empty(shape, dtype=dtype, device=device)
         # Takes the memory now: at first use it would cost prompts a quarter of their time.
         self.data.zero_()
-        self._layers = [(layer[0], layer[1]) for layer in self.data]
+        self._layers = [LayerCache(layer[0], layer[1]) for layer in self.data]
         self.num_blocks = num_blocks
         self.spare_block = num_blocks
         self.block_size = block_size
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """One layer's keys and values, each (num_slots, heads, head_dim)."""
+    def layer(self, index: int) -> LayerCache:
         return self._layers[index]
 
 

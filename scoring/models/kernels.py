@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kv_cache import LayerCache
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm of (T, hidden), computed in float32 whatever the dtype."""
@@ -26,22 +28,22 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def rotate_and_write(
-    qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, slots: Tensor
+    qkv: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache, slots: Tensor
 ) -> Tensor:
     """Rotate queries and keys by half-rotation (element i pairs with i + head_dim / 2), put keys
     and values in their slots, and return the queries.
 
-    qkv: (T, 3 * heads * head_dim). cos, sin: (T, 1, head_dim). keys, values: one layer of the
-    cache, (num_slots, heads, head_dim), written in place. slots: (T,). → (T, heads, head_dim).
+    qkv: (T, 3 * heads * head_dim). cos, sin: (T, 1, head_dim). cache: written in place.
+    slots: (T,). → (T, heads, head_dim).
     """
-    query, key, value = qkv.view(len(qkv), 3, keys.shape[1], keys.shape[2]).unbind(1)
+    query, key, value = qkv.view(len(qkv), 3, *cache.keys.shape[1:]).unbind(1)
 
     def rotate(x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat((-second, first), dim=-1) * sin
 
-    keys.index_copy_(0, slots, rotate(key))
-    values.index_copy_(0, slots, value)
+    cache.keys.index_copy_(0, slots, rotate(key))
+    cache.values.index_copy_(0, slots, value)
     return rotate(query)
 
 
@@ -58,7 +60,7 @@ class Kernels:
     name: str
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-    rotate_and_write: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    rotate_and_write: Callable[[Tensor, Tensor, Tensor, LayerCache, Tensor], Tensor]
     swiglu: Callable[[Tensor], Tensor]
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from model_config import TextConfig
 
 from ..cache_directory import cache_directory
+from ..kv_cache import LayerCache
 from .kernels import EAGER, Kernels
 
 logger = logging.getLogger(__name__)
@@ -106,17 +107,16 @@ class NativeKernels:
         qkv: Tensor,
         cos: Tensor,
         sin: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        cache: LayerCache,
         slots: Tensor,
         block_size: int,
     ) -> Tensor:
         """As kernels.rotate_and_write, but for the layout within a block: see the source."""
-        heads, head_dim = keys.shape[1:]
+        heads, head_dim = cache.keys.shape[1:]
         query = torch.empty(len(qkv), heads, head_dim, dtype=qkv.dtype)
         self._functions["rotate_and_write"](
             qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), query.data_ptr(),
-            keys.data_ptr(), values.data_ptr(), slots.data_ptr(),
+            cache.keys.data_ptr(), cache.values.data_ptr(), slots.data_ptr(),
             len(qkv), heads, head_dim, block_size, torch.get_num_threads(),
         )  # fmt: skip
         return query
@@ -133,8 +133,7 @@ class NativeKernels:
     def attend(
         self,
         query: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        cache: LayerCache,
         block_tables: Tensor,
         query_starts: Tensor,
         context_lens: Tensor,
@@ -145,14 +144,13 @@ class NativeKernels:
         """Attention of S rows' newest tokens over all of their own, later ones left out where it
         is causal.
 
-        query: (T, heads, head_dim). keys, values: (num_slots, heads, head_dim), written by
-        rotate_and_write. int32: block_tables (S, B); query_starts (S + 1,), where each row's
-        queries begin in T; context_lens (S,), tokens in the cache, the queries' own included.
-        block_size: a multiple of 16. → as query.
+        query: (T, heads, head_dim). cache: written by rotate_and_write. int32: block_tables
+        (S, B); query_starts (S + 1,), where each row's queries begin in T; context_lens (S,),
+        tokens in the cache, the queries' own included. block_size: a multiple of 16. → as query.
         """
         out = torch.empty_like(query)
         self._functions["attend"](
-            query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(),
+            query.data_ptr(), cache.keys.data_ptr(), cache.values.data_ptr(), out.data_ptr(),
             block_tables.data_ptr(), query_starts.data_ptr(), context_lens.data_ptr(),
             *block_tables.shape, block_size, *query.shape[1:], is_causal, torch.get_num_threads(),
         )  # fmt: skip
@@ -166,17 +164,17 @@ class NativeKernels:
         rows, length, heads, head_dim = query.shape
         # A row is a sequence with one block of its own, and a rotation by nothing.
         block_size = -(-length // _BLOCK_MULTIPLE) * _BLOCK_MULTIPLE
-        keys, values = torch.empty(2, rows * block_size, heads, head_dim, dtype=query.dtype)
+        cache = LayerCache(*torch.empty(2, rows * block_size, heads, head_dim, dtype=query.dtype))
         slots = torch.arange(rows)[:, None] * block_size + torch.arange(length)
         cos = torch.ones(rows * length, head_dim, dtype=query.dtype)
         qkv = torch.cat([x.reshape(rows * length, -1) for x in (query, key, value)], dim=-1)
         turned = self.rotate_and_write(
-            qkv, cos, torch.zeros_like(cos), keys, values, slots.flatten(), block_size
+            qkv, cos, torch.zeros_like(cos), cache, slots.flatten(), block_size
         )
         blocks = torch.arange(rows + 1, dtype=torch.int32)
         lengths = torch.full((rows,), length, dtype=torch.int32)
         return self.attend(
-            turned, keys, values, blocks[:-1, None].contiguous(), blocks * length, lengths,
+            turned, cache, blocks[:-1, None].contiguous(), blocks * length, lengths,
             block_size, is_causal=False,
         ).view(query.shape)  # fmt: skip
 

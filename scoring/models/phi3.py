@@ -64,14 +64,14 @@ class Phi3Attention(nn.Module):
     def forward(
         self, hidden: Tensor, step: "DecoderStep", layer: int, last: "LastTokens | None"
     ) -> Tensor:
-        keys, values = step.cache.layer(layer)
+        cache = step.cache.layer(layer)
         query = step.kernels.rotate_and_write(
-            self.qkv_proj(hidden), *step.cos_sin, keys, values, step.batch.slot_mapping
+            self.qkv_proj(hidden), *step.cos_sin, cache, step.batch.slot_mapping
         )
         metadata = step.metadata
         if last is not None:
             query, metadata = query[last.indices], last.metadata
-        attended = step.attention.attend(query, keys, values, metadata)
+        attended = step.attention.attend(query, cache, metadata)
         output: Tensor = self.o_proj(attended.flatten(1))
         return output
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scoring.engine_builder import build_engine
 from scoring.engine_config import EngineConfig
+from scoring.kv_cache import LayerCache
 from scoring.models.attention.compiled import paged_decode
 from scoring.models.kernels import EAGER, Kernels, compiled_kernels
 from scoring.models.native_kernels import load_native
@@ -92,7 +93,7 @@ def test_keys_are_rotated_and_values_are_not_and_both_land_in_their_slots(kernel
     values = keys.clone()
     slots = torch.tensor([40, 3, 63, 0, 17])[:num_tokens]
 
-    query = kernels.rotate_and_write(qkv, cos, sin, keys, values, slots)
+    query = kernels.rotate_and_write(qkv, cos, sin, LayerCache(keys, values), slots)
 
     def rotated(x: Tensor) -> Tensor:
         """Pairs of elements half a head apart as complex numbers, turned by their angle."""

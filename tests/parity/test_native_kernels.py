@@ -15,6 +15,7 @@ from scoring.engine import Engine
 from scoring.engine_builder import build_engine
 from scoring.engine_config import EngineConfig
 from scoring.errors import CheckpointError
+from scoring.kv_cache import LayerCache
 from scoring.models import native_kernels
 from scoring.models.attention.cpu import CpuBackend
 from scoring.models.native_kernels import NativeKernels, load_native
@@ -39,10 +40,8 @@ class Cache:
 
     def __init__(self, native: NativeKernels, head_dim: int, block_size: int) -> None:
         self.native, self.block_size, self.head_dim = native, block_size, head_dim
-        self.keys = torch.full(
-            (NUM_BLOCKS * block_size, HEADS, head_dim), math.nan, dtype=native.dtype
-        )
-        self.values = self.keys.clone()
+        keys = torch.full((NUM_BLOCKS * block_size, HEADS, head_dim), math.nan, dtype=native.dtype)
+        self.layer = LayerCache(keys, keys.clone())
         self._free = torch.randperm(NUM_BLOCKS, generator=torch.Generator().manual_seed(1)).tolist()
 
     def table(self, num_tokens: int) -> list[int]:
@@ -56,7 +55,7 @@ class Cache:
         ]
         cos = torch.ones(len(qkv), 1, self.head_dim, dtype=self.native.dtype)
         write = self.native.kernels(self.block_size).rotate_and_write
-        return write(qkv, cos, 0 * cos, self.keys, self.values, torch.tensor(slots))
+        return write(qkv, cos, 0 * cos, self.layer, torch.tensor(slots))
 
     def attend(self, tables: list[list[int]], queries: list[Tensor], lengths: list[int]) -> Tensor:
         width = max(map(len, tables))
@@ -75,7 +74,7 @@ class Cache:
             last_tokens=nothing,
         )
         backend = CpuBackend(self.native, self.block_size)
-        return backend.attend(torch.cat(queries), self.keys, self.values, backend.plan(batch))
+        return backend.attend(torch.cat(queries), self.layer, backend.plan(batch))
 
 
 def make_qkv(num_tokens: int, head_dim: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

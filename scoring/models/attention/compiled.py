@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...kv_cache import LayerCache
 from .sdpa import SdpaBackend, SdpaMetadata
 
 
@@ -35,8 +36,6 @@ class CompiledBackend(SdpaBackend):
         super().__init__(block_size)
         self._paged_decode = decode or torch.compile(paged_decode, dynamic=True)
 
-    def _decode(
-        self, query: Tensor, keys: Tensor, values: Tensor, metadata: SdpaMetadata
-    ) -> Tensor:
+    def _decode(self, query: Tensor, cache: LayerCache, metadata: SdpaMetadata) -> Tensor:
         slots, mask = metadata.decode_slots, metadata.decode_mask
-        return self._paged_decode(query, keys, values, slots, mask)
+        return self._paged_decode(query, cache.keys, cache.values, slots, mask)

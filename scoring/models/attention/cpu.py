@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ...batch import FlatBatch
+from ...kv_cache import LayerCache
 from ..native_kernels import NativeKernels
 
 
@@ -19,11 +20,10 @@ class CpuBackend:
     def plan(self, batch: FlatBatch) -> FlatBatch:
         return batch
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, metadata: FlatBatch) -> Tensor:
+    def attend(self, query: Tensor, cache: LayerCache, metadata: FlatBatch) -> Tensor:
         return self._native.attend(
             query,
-            keys,
-            values,
+            cache,
             metadata.block_tables,
             metadata.query_starts,
             metadata.key_lens,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...batch import FlatBatch
+from ...kv_cache import LayerCache
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,14 @@ class FlashAttnBackend:
             batch.block_tables,
         )
 
-    def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, metadata: _FlashMetadata
-    ) -> Tensor:
+    def attend(self, query: Tensor, cache: LayerCache, metadata: _FlashMetadata) -> Tensor:
         if not len(query):  # of a step's last layer, when no row emits
             return query
-        paged = (-1, self.block_size, *keys.shape[1:])
+        paged = (-1, self.block_size, *cache.keys.shape[1:])
         output: Tensor = self._varlen(
             query,
-            keys.view(paged),
-            values.view(paged),
+            cache.keys.view(paged),
+            cache.values.view(paged),
             cu_seqlens_q=metadata.cu_query_lens,
             cu_seqlens_k=metadata.cu_context_lens,
             max_seqlen_q=metadata.max_query_len,

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ...batch import FlatBatch
+from ...kv_cache import LayerCache
 
 
 class AttentionBackend(Protocol):
@@ -19,9 +20,9 @@ class AttentionBackend(Protocol):
     def plan(self, batch: FlatBatch) -> Any:
         """What `attend` needs of the batch, computed once for all layers."""
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, metadata: Any) -> Tensor:
+    def attend(self, query: Tensor, cache: LayerCache, metadata: Any) -> Tensor:
         """Causal attention of each token over its own sequence.
 
-        query: (T, heads, head_dim). keys, values: one layer of the cache, (num_slots, heads,
-        head_dim), this step's tokens already in it. → (T, heads, head_dim).
+        query: (T, heads, head_dim). cache: this step's tokens already in it. → (T, heads,
+        head_dim).
         """

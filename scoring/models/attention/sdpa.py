@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...batch import FlatBatch
+from ...kv_cache import LayerCache
 
 
 @dataclass(frozen=True)
@@ -63,28 +64,26 @@ class SdpaBackend:
             prefills.append(_Prefill(start, end, keys, causal))
         return SdpaMetadata(decodes, slots, mask, prefills)
 
-    def attend(self, query: Tensor, keys: Tensor, values: Tensor, metadata: SdpaMetadata) -> Tensor:
+    def attend(self, query: Tensor, cache: LayerCache, metadata: SdpaMetadata) -> Tensor:
         output = torch.empty_like(query)
         decodes = metadata.num_decodes
         if decodes:
-            output[:decodes] = self._decode(query[:decodes], keys, values, metadata)
+            output[:decodes] = self._decode(query[:decodes], cache, metadata)
         for row in metadata.prefills:
             output[row.start : row.end] = F.scaled_dot_product_attention(
                 query[row.start : row.end].transpose(0, 1)[None],  # (1, heads, tokens, head_dim)
-                keys[row.slots].transpose(0, 1)[None],
-                values[row.slots].transpose(0, 1)[None],
+                cache.keys[row.slots].transpose(0, 1)[None],
+                cache.values[row.slots].transpose(0, 1)[None],
                 attn_mask=row.mask,
                 is_causal=row.mask is None,
             )[0].transpose(0, 1)
         return output
 
-    def _decode(
-        self, query: Tensor, keys: Tensor, values: Tensor, metadata: SdpaMetadata
-    ) -> Tensor:
+    def _decode(self, query: Tensor, cache: LayerCache, metadata: SdpaMetadata) -> Tensor:
         return F.scaled_dot_product_attention(
             query.unsqueeze(2),  # (S, heads, 1, head_dim)
-            keys[metadata.decode_slots].transpose(1, 2),  # (S, heads, L, head_dim)
-            values[metadata.decode_slots].transpose(1, 2),
+            cache.keys[metadata.decode_slots].transpose(1, 2),  # (S, heads, L, head_dim)
+            cache.values[metadata.decode_slots].transpose(1, 2),
             attn_mask=metadata.decode_mask[:, None, None],
         ).squeeze(2)
 
