@@ -52,6 +52,8 @@ class CudaMeter:
         return max(before - after, 0)
 
 
+# Of the sequences that decode: together as many keys as a gather takes at a time.
+_OTHERS_CONTEXT = 1024
 # Of a GPU's memory, what may be used in all; the rest is for the driver and fragmentation.
 _GPU_FRACTION = 0.9
 
@@ -98,9 +100,10 @@ def _run(runner: ModelRunner, largest: LargestStep) -> None:
     """The end of the longest prompt, and a token of everybody else."""
     params = SamplingParams(max_tokens=1, temperature=1.0, top_p=0.5)
     num_others = largest.max_num_seqs - 1
+    others = min(largest.context, _OTHERS_CONTEXT)
     chunk = min(largest.max_num_batched_tokens - num_others, largest.context)
     rows = [
-        ScheduledRow(_sequence(runner, f"probe {number}", 1, params), 0, 1)
+        ScheduledRow(_sequence(runner, f"probe {number}", others, params), others - 1, 1)
         for number in range(num_others)
     ]
     longest = _sequence(runner, "probe", largest.context, params)

@@ -42,8 +42,7 @@ def rotate_and_write(
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat((-second, first), dim=-1) * sin
 
-    cache.keys.index_copy_(0, slots, rotate(key))
-    cache.values.index_copy_(0, slots, value)
+    cache.write(slots, rotate(key), value)
     return rotate(query)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...kv_cache import LayerCache
-from .sdpa import SdpaBackend, SdpaMetadata
+from .sdpa import Decodes, SdpaBackend
 
 
 def paged_decode(
@@ -36,6 +36,5 @@ class CompiledBackend(SdpaBackend):
         super().__init__(block_size)
         self._paged_decode = decode or torch.compile(paged_decode, dynamic=True)
 
-    def _decode(self, query: Tensor, cache: LayerCache, metadata: SdpaMetadata) -> Tensor:
-        slots, mask = metadata.decode_slots, metadata.decode_mask
-        return self._paged_decode(query, cache.keys, cache.values, slots, mask)
+    def _decode(self, query: Tensor, cache: LayerCache, rows: Decodes) -> Tensor:
+        return self._paged_decode(query, cache.keys, cache.values, rows.slots, rows.mask)

@@ -11,55 +11,79 @@ from ...kv_cache import LayerCache
 
 
 @dataclass(frozen=True)
-class _FlashMetadata:
-    """cu_query_lens, cu_context_lens: (S + 1,) int32 running sums from 0."""
+class _Decodes:
+    """Rows of one token each. key_lens: (S,) int32. block_tables: (S, B) int32."""
 
-    cu_query_lens: Tensor
-    cu_context_lens: Tensor
+    key_lens: Tensor
+    block_tables: Tensor
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """Rows of any length. query_starts, key_starts: (S + 1,) int32 running sums from 0."""
+
+    query_starts: Tensor
+    key_starts: Tensor
     max_query_len: int
-    max_context_len: int
+    max_key_len: int
     block_tables: Tensor
 
 
 class FlashAttnBackend:
-    """The flash-attn package's varlen kernel, reading the cache through block tables.
+    """flash-attn from 2.8 on, which reads the cache through block tables: its kernel for caches
+    where all rows are decodes, its kernel for rows of many lengths otherwise.
 
-    Not run on a GPU by its authors yet; blocks must be a multiple of 256 tokens for it.
+    Blocks must be a multiple of 256 tokens for it. Not run on a GPU by its authors yet.
     """
 
     name = "flash_attn"
-    can_capture = False
     block_size = 256
+    can_capture = True
 
     def __init__(self) -> None:
-        from flash_attn import flash_attn_varlen_func  # an extra, imported only here
+        # An extra, imported only here.
+        from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
 
         self._varlen = flash_attn_varlen_func
+        self._with_kvcache = flash_attn_with_kvcache
 
-    def plan(self, batch: FlatBatch) -> _FlashMetadata:
+    def plan(self, batch: FlatBatch) -> _Decodes | _Mixed:
+        if batch.num_decodes == len(batch.query_lens):
+            return _Decodes(batch.key_lens, batch.block_tables)
         assert batch.context_lens is not None
-        starts = F.pad(batch.key_lens.cumsum(0, dtype=torch.int32), (1, 0))
-        return _FlashMetadata(
+        return _Mixed(
             batch.query_starts,
-            starts,
-            max(batch.query_lens, default=0),
-            max(batch.context_lens, default=0),
+            F.pad(batch.key_lens.cumsum(0, dtype=torch.int32), (1, 0)),
+            max(batch.query_lens),
+            max(batch.context_lens),
             batch.block_tables,
         )
 
-    def attend(self, query: Tensor, cache: LayerCache, metadata: _FlashMetadata) -> Tensor:
+    def attend(self, query: Tensor, cache: LayerCache, metadata: _Decodes | _Mixed) -> Tensor:
         if not len(query):  # of a step's last layer, when no row emits
             return query
-        paged = (-1, self.block_size, *cache.keys.shape[1:])
-        output: Tensor = self._varlen(
+        blocks = (-1, self.block_size, *cache.keys.shape[1:])
+        keys, values = cache.keys.view(blocks), cache.values.view(blocks)
+        output: Tensor
+        if isinstance(metadata, _Decodes):
+            output = self._with_kvcache(
+                query.unsqueeze(1),  # (S, 1, heads, head_dim)
+                keys,
+                values,
+                cache_seqlens=metadata.key_lens,
+                block_table=metadata.block_tables,
+                causal=True,
+            )
+            return output.squeeze(1)
+        output = self._varlen(
             query,
-            cache.keys.view(paged),
-            cache.values.view(paged),
-            cu_seqlens_q=metadata.cu_query_lens,
-            cu_seqlens_k=metadata.cu_context_lens,
+            keys,
+            values,
+            cu_seqlens_q=metadata.query_starts,
+            cu_seqlens_k=metadata.key_starts,
             max_seqlen_q=metadata.max_query_len,
-            max_seqlen_k=metadata.max_context_len,
-            causal=True,
+            max_seqlen_k=metadata.max_key_len,
+            causal=True,  # aligned to the end of the keys
             block_table=metadata.block_tables,
         )
         return output
