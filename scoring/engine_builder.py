@@ -18,7 +18,7 @@ from .kv_cache import KVCache, available_bytes, bytes_per_token, cpu_cache_bytes
 from .memory_plan import LargestStep, estimate_step, plan_memory
 from .memory_probe import CudaMeter, cuda_limit, measure_step
 from .model_runner import ModelRunner
-from .models.attention.choose import choose_backend
+from .models.attention.choose import choose, cpu_candidates, cuda_candidates, cuda_kernels
 from .models.native_kernels import NativeKernels, fits_heads, load_native
 from .models.packed_linear import pack_linears
 from .models.phi3_vision import Phi3VisionForCausalLM
@@ -49,17 +49,25 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         pack_linears(model, native, model.model.layers if config.quantization == "int8" else None)
         if native is not None and fits_heads(model_config.vision.head_dim):
             model.tower.use_native_attention(native)
-    compiles = config.kernels == "compiled" or (config.kernels == "auto" and _is_worth_it(model))
-    attention, kernels, why = choose_backend(device, dtype, native, compiles=compiles)
-    logger.info(
-        "%s, %s, %s kernels, attention %s (%s)",
-        device, str(dtype).removeprefix("torch."), kernels.name, attention.name, why,
-    )  # fmt: skip
+    float8 = config.kv_cache_dtype == "fp8"
+    cache_dtype = torch.float8_e4m3fn if float8 else dtype
+    if device.type == "cuda":
+        plain = cuda_kernels(model_config, dtype, device)
+        capability = torch.cuda.get_device_capability()
+        candidates = cuda_candidates(dtype, capability, plain, float8=float8)
+    else:
+        compiles = "compiled" in (config.kernels, config.attention)
+        compiles |= config.kernels == "auto" and _is_worth_it(model)
+        candidates = cpu_candidates(native, compiles=compiles, float8=float8)
+    attention, kernels = choose(
+        candidates, config.attention, model_config, dtype, device, float8=float8
+    )
+    logger.info("%s, %s, %s kernels", device, str(dtype).removeprefix("torch."), kernels.name)
 
     def make_runner(num_blocks: int) -> ModelRunner:
         return ModelRunner(
             model,
-            KVCache(model_config, num_blocks, attention.block_size, dtype, device),
+            KVCache(model_config, num_blocks, attention.block_size, cache_dtype, device),
             attention,
             feature_cache_bytes=config.feature_cache_bytes,
             max_num_seqs=config.max_num_seqs,
@@ -67,7 +75,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         )
 
     make_graph = CudaGraphs().capture if device.type == "cuda" and attention.can_capture else None
-    token_bytes = bytes_per_token(model_config, dtype)
+    token_bytes = bytes_per_token(model_config, cache_dtype)
     cache_bytes = config.kv_cache_bytes
     context = config.max_model_len or model_config.text.max_position_embeddings
     if device.type == "cuda":

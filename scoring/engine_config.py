@@ -9,6 +9,8 @@ from .errors import CheckpointError
 DeviceName = Literal["auto", "cuda", "cpu"]
 KernelsName = Literal["auto", "native", "compiled", "eager"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+AttentionName = Literal["auto", "flash_attn", "triton", "sdpa", "cpu", "compiled"]
+KVCacheDtypeName = Literal["auto", "fp8"]
 QuantizationName = Literal["none", "int8"]
 
 
@@ -21,6 +23,10 @@ class EngineConfig:
     seconds; compiled: torch.compile, half a minute at the first start; eager: neither, and no C++
     compiler needed. auto: native where it can be, else compiled for a model large enough to gain
     from it, else eager.
+    attention: the backend, if not the fastest that is right on the device. compiled and cpu come
+    with the kernels of that name, which must be allowed.
+    kv_cache_dtype: auto: the model's. fp8: e4m3 with a scale for each token and head, for the
+    backends triton and sdpa.
     quantization: of the decoder layers. int8: 8-bit weights, and inputs as they come; needs the
     native kernels.
     max_crops: of pictures, encoded in a step. The shares, tokens and crops that each prompt, up to
@@ -41,6 +47,8 @@ class EngineConfig:
     feature_cache_bytes: int = 512 << 20
     prefix_cache: bool = True
     kernels: KernelsName = "auto"
+    attention: AttentionName = "auto"
+    kv_cache_dtype: KVCacheDtypeName = "auto"
     quantization: QuantizationName = "none"
     max_crops: int = 34
     prompt_share: int | None = None

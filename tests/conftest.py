@@ -1,9 +1,16 @@
-"""Where the tests find the published files; hypothesis runs the same examples each time."""
+"""Where the tests find the published files; hypothesis runs the same examples each time; without a
+GPU, Triton's kernels run in its interpreter."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Read when triton is imported, by whomever.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
