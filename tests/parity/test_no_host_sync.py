@@ -6,8 +6,10 @@ to the device that do not start in pinned memory's way.
 """
 
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,10 @@ from scoring.encoder_progress import CROP_PARTS, EncoderJob
 from scoring.image_processor import HDPicture
 from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner
+from scoring.models.attention.flash import FlashAttnBackend
+from scoring.models.attention.interface import AttentionBackend
 from scoring.models.attention.sdpa import SdpaBackend
+from scoring.models.kernels import EAGER, Kernels
 from scoring.models.phi3_vision import Phi3VisionForCausalLM
 from scoring.scheduler import ScheduledRow
 from scoring.sequence import PENDING, ImageSpan, SamplingParams, Sequence
@@ -32,7 +37,7 @@ from scoring.weights import build_empty
 
 from ..fake_cuda import fake_tensors
 
-BLOCK_SIZE, NUM_BLOCKS, MAX_SEQS = 16, 64, 8
+BLOCK_SIZE, NUM_BLOCKS, MAX_SEQS = 16, 64, 8  # blocks of others are larger
 PLAIN = SamplingParams(max_tokens=50)
 PARAMS = {
     "greedy": PLAIN,
@@ -113,25 +118,63 @@ def fake_weights(model: Phi3VisionForCausalLM, device: torch.device) -> Phi3Visi
     return model.eval()
 
 
+def sdpa() -> tuple[AttentionBackend, Kernels, torch.dtype]:
+    return SdpaBackend(16), EAGER, torch.bfloat16
+
+
+def varlen() -> tuple[AttentionBackend, Kernels, torch.dtype]:
+    return SdpaBackend(16, varlen=True), EAGER, torch.bfloat16
+
+
+def flash() -> tuple[AttentionBackend, Kernels, torch.dtype]:
+    return FlashAttnBackend(), EAGER, torch.bfloat16
+
+
+def triton() -> tuple[AttentionBackend, Kernels, torch.dtype]:
+    pytest.importorskip("triton")
+    from scoring.models.attention.triton import TritonBackend
+    from scoring.models.triton_kernels import triton_kernels
+
+    return TritonBackend(16, varlen=True), triton_kernels(), torch.bfloat16
+
+
+def triton_8_bits() -> tuple[AttentionBackend, Kernels, torch.dtype]:
+    return *triton()[:2], torch.float8_e4m3fn
+
+
+MakeBackend = Callable[[], tuple[AttentionBackend, Kernels, torch.dtype]]
+CAPTURING = [flash, triton, triton_8_bits]
+BACKENDS = [sdpa, varlen, *CAPTURING]
+
+
+@pytest.fixture(autouse=True)
+def _flash_attn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "stand_ins")
+    yield
+    sys.modules.pop("flash_attn", None)
+
+
 class FakeGPU:
     """A runner whose tensors are fake, on the device 'cuda'."""
 
-    def __init__(self, config: ModelConfig, *, capture: bool) -> None:
+    def __init__(self, config: ModelConfig, make: MakeBackend, *, capture: bool = False) -> None:
         self.copies = CountedCopies()
         device = torch.device("cuda", 0)
         model = fake_weights(build_empty(config), device)
-        attention = SdpaBackend(BLOCK_SIZE)
-        cache = KVCache(config, NUM_BLOCKS, BLOCK_SIZE, torch.bfloat16, device)
+        attention, kernels, dtype = make()
+        self.block_size = attention.block_size
+        cache = KVCache(config, NUM_BLOCKS, self.block_size, dtype, device)
         self.runner = ModelRunner(
             model,
             cache,
             attention,
             feature_cache_bytes=1 << 20,
             max_num_seqs=MAX_SEQS,
+            kernels=kernels,
             copies=self.copies,
         )
         if capture:
-            self.runner.capture(ReplayedAtOnce, NUM_BLOCKS * BLOCK_SIZE)
+            self.runner.capture(ReplayedAtOnce, NUM_BLOCKS * self.block_size)
 
     def step(self, rows: list[ScheduledRow]) -> Waits:
         waits = Waits()
@@ -185,64 +228,85 @@ def rows_of(kind: str, config: ModelConfig) -> list[ScheduledRow]:
 KINDS = ["decodes", "prompts", "no row emits", "picture", "mixed"]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_makes_one_copy_to_the_host_and_waits_for_nothing(config, kind):
+def test_a_step_makes_one_copy_to_the_host_and_waits_for_nothing(config, kind, backend):
     with fake_tensors():
-        gpu, rows = FakeGPU(config, capture=False), rows_of(kind, config)
+        gpu, rows = FakeGPU(config, backend), rows_of(kind, config)
         waits = gpu.step(rows)
 
     assert waits.found == []
     assert len(gpu.copies.shapes) == any(row.emits for row in rows)
 
 
+@pytest.mark.parametrize("capture", [False, True], ids=["flat", "captured"])
 @pytest.mark.parametrize("name", PARAMS)
-def test_each_way_to_sample_waits_for_nothing(config, name):
+def test_each_way_to_sample_waits_for_nothing(config, name, capture):
     with fake_tensors():
-        gpu = FakeGPU(config, capture=False)
+        gpu = FakeGPU(config, flash, capture=capture)
         waits = gpu.step([decoding("a", PARAMS[name]), decoding("b", PARAMS[name])])
 
     assert waits.found == []
     assert len(gpu.copies.shapes) == 1
 
 
-@pytest.mark.parametrize("kind", ["decodes", "mixed"])
-def test_tokens_that_the_host_does_not_know_are_taken_on_the_device(config, kind):
+@pytest.mark.parametrize("backend", CAPTURING)
+def test_a_captured_step_waits_for_nothing(config, backend):
     with fake_tensors():
-        gpu = FakeGPU(config, capture=False)
-        rows = rows_of(kind, config)
+        gpu = FakeGPU(config, backend, capture=True)
+        waits = gpu.step(rows_of("decodes", config))
+        assert len(gpu.copies.shapes) == 1
+        again = gpu.step(rows_of("decodes", config)[:2])
+
+    assert waits.found == again.found == []
+
+
+def following(rows: list[ScheduledRow]) -> list[ScheduledRow]:
+    """The rows of the step after, launched before the tokens of this one are known."""
+    emitting = [row for row in rows if row.emits]
+    for row in emitting:
+        row.sequence.token_ids.append(PENDING)
+        row.sequence.block_table.append(50)
+    return [ScheduledRow(row.sequence, row.end, 1) for row in emitting]
+
+
+@pytest.mark.parametrize("capture", [False, True], ids=["flat", "captured"])
+@pytest.mark.parametrize("kind", ["decodes", "mixed"])
+def test_tokens_that_the_host_does_not_know_are_taken_on_the_device(config, kind, capture):
+    with fake_tensors():
+        gpu, rows = FakeGPU(config, flash, capture=capture), rows_of(kind, config)
         gpu.step(rows)
-        following = []
-        for row in rows:
-            if row.emits:
-                row.sequence.token_ids.append(PENDING)
-                row.sequence.block_table.append(50)
-                following.append(ScheduledRow(row.sequence, row.end, 1))
         waits = Waits()
         with waits:
-            gpu.runner.launch(following)
+            gpu.runner.launch(following(rows))
 
     assert waits.found == []
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_and_cache_keep_their_dtype_and_logits_are_wide(config, kind):
+def test_weights_keep_their_dtype_and_logits_are_wide(config, kind, backend):
     with fake_tensors():
-        gpu = FakeGPU(config, capture=False)
+        gpu = FakeGPU(config, backend)
         waits = Waits()
         with waits:
-            launched = gpu.runner.launch(rows_of(kind, config))
+            logits = gpu.runner.launch(rows_of(kind, config)).logits
 
-    for operation in ("aten.linear", "aten.scaled_dot_product"):
-        dtypes = {dtype for name, dtype in waits.dtypes if name.startswith(operation)}
-        assert dtypes == {torch.bfloat16}
-    assert launched.logits is None or launched.logits.dtype is torch.float32
+    dtypes = {dtype for name, dtype in waits.dtypes if name.startswith("aten.linear")}
+    assert dtypes == {torch.bfloat16}
+    attended = [n for n, d in waits.dtypes if "scaled_dot_product" in n and d is torch.float32]
+    assert attended == []
+    if logits is not None:
+        assert isinstance(logits, FakeTensor)
+        assert (logits.device.type, logits.dtype) == ("cuda", torch.float32)
 
 
+@pytest.mark.parametrize("capture", [False, True], ids=["flat", "captured"])
 @pytest.mark.parametrize("spoil", ["item", "branch", "to_host", "from_list"])
-def test_a_wait_that_somebody_adds_is_noticed(config, spoil):
+def test_a_wait_that_somebody_adds_is_noticed(config, spoil, capture):
     """The checks above can fail."""
     with fake_tensors():
-        gpu = FakeGPU(config, capture=False)
+        gpu = FakeGPU(config, flash, capture=capture)
         attend = gpu.runner._attention.attend
 
         def spoiled(query: Tensor, *rest: Any) -> Tensor:
@@ -263,12 +327,3 @@ def test_a_wait_that_somebody_adds_is_noticed(config, spoil):
                 gpu.step(rows_of("decodes", config))
         else:
             assert gpu.step(rows_of("decodes", config)).found
-
-
-def test_no_tensor_of_the_step_lies_on_the_host(config):
-    with fake_tensors():
-        gpu = FakeGPU(config, capture=False)
-        logits = gpu.runner.launch(rows_of("decodes", config)).logits
-
-    assert isinstance(logits, FakeTensor)
-    assert logits.device.type == "cuda"
