@@ -40,6 +40,8 @@ def serve(
     device: Annotated[str | None, _flag("device")] = None,
     dtype: Annotated[str | None, _flag("dtype")] = None,
     quantization: Annotated[str | None, _flag("quantization")] = None,
+    attention: Annotated[str | None, _flag("attention")] = None,
+    kv_cache_dtype: Annotated[str | None, _flag("kv_cache_dtype")] = None,
     max_model_len: Annotated[int | None, _flag("max_model_len")] = None,
     max_num_seqs: Annotated[int | None, _flag("max_num_seqs")] = None,
     max_num_batched_tokens: Annotated[int | None, _flag("max_num_batched_tokens")] = None,

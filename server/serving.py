@@ -100,6 +100,8 @@ def to_engine_config(settings: Settings, checkpoint: Path) -> EngineConfig:
         device=settings.device,
         dtype=settings.dtype,
         quantization=settings.quantization,
+        attention=settings.attention,
+        kv_cache_dtype=settings.kv_cache_dtype,
         max_model_len=settings.max_model_len,
         kv_cache_bytes=None if gib is None else int(gib * 2**30),
         max_num_seqs=settings.max_num_seqs,

@@ -9,7 +9,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from scoring.engine_config import DeviceName, DtypeName, QuantizationName
+from scoring.engine_config import (
+    AttentionName,
+    DeviceName,
+    DtypeName,
+    KVCacheDtypeName,
+    QuantizationName,
+)
 
 _PREFIX = "PHI3V_"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -54,6 +60,16 @@ class Settings(BaseModel):
         "none",
         description="int8: the decoder's weights in 8 bits, and its inputs as they come: faster, "
         "and a little less exact. On a CPU with AVX-512.",
+    )
+    attention: AttentionName = Field(
+        "auto",
+        description="auto: the fastest that gives the right answers on the device, tried at every "
+        "start; flash_attn needs its package.",
+    )
+    kv_cache_dtype: KVCacheDtypeName = Field(
+        "auto",
+        description="fp8: keys and values in 8 bits, half of the memory and a little less exact; "
+        "for the attentions triton and sdpa. auto: as dtype.",
     )
     max_model_len: int | None = Field(
         None,
