@@ -148,6 +148,25 @@ def test_a_batch_of_all_schemas_is_as_good_as_each_alone(engine, tokenizer, ends
     assert {name: results[name].token_ids for name in alone} == alone
 
 
+def test_steps_that_overlap_say_the_same(engine, tiny, ends):
+    """A mask is filled when the token before it is known, and no more once its text has ended."""
+
+    def sequences() -> list[Sequence]:
+        bounds = [
+            bound(name, json_grammar(SCHEMAS[name]), ends, seed=number or None)
+            for number, name in enumerate([*SCHEMAS][:15])
+        ]
+        return [*bounds, free("free", ends, seed=7)]
+
+    ahead = build_engine(config_of(tiny), lambda done, total: None)
+    ahead._overlap = True
+
+    results = run(ahead, *sequences())
+
+    assert results == run(engine, *sequences())
+    assert [r.reason for r in results.values()].count(FinishReason.STOP) >= 15
+
+
 def test_in_the_engines_own_process_it_is_the_same(engine, tokenizer, ends, tiny):
     """The grammar travels as text."""
     names = list(SCHEMAS)[::3]

@@ -13,9 +13,11 @@ from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner
 from scoring.models.attention.cpu import CpuBackend
 from scoring.models.native_kernels import load_native
+from scoring.models.packed_linear import pack_linears
 from scoring.scheduler import Scheduler
 from scoring.sequence import SamplingParams, Sequence
 from scoring.static_decode import buckets
+from scoring.weights import load_model
 
 from ..engine.stand_in_graph import StandInGraph
 from .test_generation import generate, some_runs
@@ -33,14 +35,22 @@ def native(config):
     return native
 
 
+@pytest.fixture(scope="module")
+def packed(tiny, config, native):
+    """The tiny model on linear layers of that kind."""
+    model = load_model(tiny, config, torch.device("cpu"), torch.float32, lambda done, total: None)
+    pack_linears(model, native)
+    return model
+
+
 @pytest.fixture
-def make_runner(model, config, native):
+def make_runner(packed, config, native):
     def make(num_blocks: int = NUM_BLOCKS, max_num_seqs: int = MAX_SEQS) -> ModelRunner:
         cache = KVCache(config, num_blocks, BLOCK_SIZE, torch.float32, torch.device("cpu"))
         # What was never written must not be read; but for the spare block, which is all zeros.
         cache.data[:, :, : num_blocks * BLOCK_SIZE] = torch.nan
         return ModelRunner(
-            model,
+            packed,
             cache,
             CpuBackend(native, BLOCK_SIZE),
             feature_cache_bytes=1 << 20,
@@ -136,6 +146,35 @@ def test_captured_steps_that_overlap_give_the_published_tokens(golden, config, m
     sequences, expected = some_runs(golden, ("cross_4096", "image_square", *["text_user"] * 3))
 
     assert generate(engine, sequences) == expected
+
+
+def test_all_that_changes_logits_works_one_step_late(config, make_runner):
+    """Penalties count, and log-probabilities belong to, tokens that were unknown at the launch."""
+
+    def outputs(*, ahead: bool) -> dict[str, list[tuple]]:
+        runner = make_runner(64)
+        if ahead:
+            runner.capture(StandInGraph, MAX_LEN)
+        engine = assemble(
+            EngineConfig(Path("not", "read"), max_num_seqs=MAX_SEQS),
+            config,
+            runner,
+            64,
+            BLOCK_SIZE,
+            MAX_LEN,
+            overlap=ahead,
+        )
+        rng = random.Random(8)
+        said: dict[str, list[tuple]] = {str(number): [] for number in range(40)}
+        for name in said:
+            engine.add(random_sequence(rng, name))
+        while engine.has_work:
+            for output in engine.step():
+                result = (output.token_id, output.finish_reason, output.logprobs)
+                said[output.sequence_id].append(result)
+        return said
+
+    assert outputs(ahead=True) == outputs(ahead=False)
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 8, 32, 100, 256])
