@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format bench-load bench-engine clean
+.PHONY: serve test lint format bench-load bench-engine gpu-check clean
 
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -32,6 +32,12 @@ bench-load: .venv/installed
 # cores. ARGS="--only decode,host --rounds 1" for a part; python -m benchmark.engine --help for all.
 bench-engine: .venv/installed
 	$(BIN)/python -m benchmark.engine $(ARGS)
+
+# On a machine with a GPU: right, leaking nothing, and how near its limits; a table, and
+# gpu-check.json. ARGS="--size full" for the genuine sizes (8.3 GB of random weights, made once),
+# ARGS="--device cpu" for a rehearsal without a GPU; python -m benchmark.gpu_check --help for all.
+gpu-check: .venv/installed
+	$(BIN)/python -m benchmark.gpu_check $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -2,28 +2,24 @@
 
 import json
 import struct
-import time
 from pathlib import Path
 
 import torch
 
-_BYTES, _REPEATS = 512 << 20, 7
+from .device_time import CPU, best_seconds
+
+_BYTES = 512 << 20
 
 
 class BandwidthProbe:
     """Measures reading: the sum of a buffer far larger than the caches, best of seven."""
 
-    def __init__(self) -> None:
-        self._buffer = torch.ones(_BYTES // 4, dtype=torch.float32)
+    def __init__(self, device: torch.device = CPU) -> None:
+        self._buffer = torch.ones(_BYTES // 4, dtype=torch.float32, device=device)
 
     def bytes_per_s(self) -> float:
-        """With as many threads as torch uses now."""
-        best = float("inf")
-        for _ in range(_REPEATS):
-            start = time.perf_counter()
-            self._buffer.sum()
-            best = min(best, time.perf_counter() - start)
-        return _BYTES / best
+        """On a CPU with as many threads as torch uses now."""
+        return _BYTES / best_seconds(self._buffer.sum, self._buffer.device)
 
 
 def weight_bytes_read(twin: Path) -> int:

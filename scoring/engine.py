@@ -14,6 +14,7 @@ import torch
 from .engine_config import EngineLimits, EngineStats
 from .errors import ContextLengthError, InvalidSequenceError
 from .grammar_queue import GrammarQueue
+from .memory_plan import MemoryPlan
 from .scheduler import ScheduledRow, Scheduler
 from .sequence import FinishReason, Sequence, TokenOutput
 from .step import Runner, SampledStep
@@ -58,6 +59,7 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._num_leaked_blocks = 0
         self.limits = limits
+        self.memory_plan: MemoryPlan | None = None  # set by build_engine
 
     @property
     def has_work(self) -> bool:

@@ -114,6 +114,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         plan.max_model_len,
         overlap=device.type == "cuda",
     )
+    engine.memory_plan = plan
     _warm_up(engine)
     return engine
 
