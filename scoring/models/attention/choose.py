@@ -67,6 +67,8 @@ def cuda_candidates(
     """The fastest first. kernels: that have been found to be right here. float8: whether the cache
     is in 8 bits."""
     is_narrow, is_ampere = dtype.itemsize == 2, capability >= _AMPERE
+    # In torch from 2.10 on.
+    varlen = is_narrow and is_ampere and _no("torch.nn.attention.varlen") is None
     old = f"the device has compute capability {capability[0]}.{capability[1]}, not 8.0"
     wide = f"it has no kernels for {str(dtype).removeprefix('torch.')}"
     needs_ampere = None if is_ampere else old
@@ -80,13 +82,13 @@ def cuda_candidates(
     def make_triton() -> Made:
         from .triton import TritonBackend  # imports the package
 
-        return TritonBackend(varlen=is_narrow), kernels
+        return TritonBackend(varlen=varlen), kernels
 
     return [
         Candidate("flash_attn", lambda: (FlashAttnBackend(), kernels), flash_lacks),
         Candidate("triton", make_triton, needs_ampere or _no("triton")),
-        Candidate("sdpa", lambda: (SdpaBackend(varlen=is_narrow and is_ampere), kernels)),
-        # torch's varlen attention is in neither.
+        Candidate("sdpa", lambda: (SdpaBackend(varlen=varlen), kernels)),
+        # Where torch's varlen attention is wrong.
         Candidate("sdpa", lambda: (SdpaBackend(), kernels)),
     ]
 
@@ -140,7 +142,8 @@ def _tried(
             error = largest_error(*made, config, dtype, device, float8=float8)
     except Exception as problem:  # a kernel, its compiler or its package can raise anything
         logger.debug("attention %s failed", candidate.name, exc_info=True)
-        return None, f"it raised {type(problem).__name__}"
+        first_line = str(problem).partition("\n")[0]
+        return None, f"it raised {type(problem).__name__}: {first_line[:200]}"
     if not error <= tolerance:  # nor where it is NaN
         return None, f"its results are off by {error:.2g}, allowed is {tolerance:g}"
     return made, f"off by {error:.1g} beside float32, allowed is {tolerance:g}"
