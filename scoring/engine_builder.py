@@ -11,7 +11,7 @@ from .block_manager import BlockManager
 from .cuda_graph import CudaGraphs
 from .encoder_progress import CROP_PARTS
 from .engine import Engine
-from .engine_config import EngineConfig, EngineLimits
+from .engine_config import AttentionName, EngineConfig, EngineLimits, KernelsName
 from .errors import CheckpointError
 from .grammar_queue import GrammarQueue
 from .kv_cache import KVCache, available_bytes, bytes_per_token, cpu_cache_bytes, process_bytes
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 # Prompt tokens and crops that a prompt brings to a step that others wait for.
 _SHARES = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
 _LARGE_MODEL_BYTES = 256 << 20
+_ATTENTION_OF: dict[KernelsName, AttentionName] = {"native": "cpu", "compiled": "compiled"}
 
 
 def build_engine(config: EngineConfig, progress: Progress) -> Engine:
@@ -59,9 +60,10 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         compiles = "compiled" in (config.kernels, config.attention)
         compiles |= config.kernels == "auto" and _is_worth_it(model)
         candidates = cpu_candidates(native, compiles=compiles, float8=float8)
-    attention, kernels = choose(
-        candidates, config.attention, model_config, dtype, device, float8=float8
-    )
+    wanted = config.attention
+    if wanted == "auto":  # kernels that were asked for are not fallen back from
+        wanted = _ATTENTION_OF.get(config.kernels, "auto")
+    attention, kernels = choose(candidates, wanted, model_config, dtype, device, float8=float8)
     logger.info("%s, %s, %s kernels", device, str(dtype).removeprefix("torch."), kernels.name)
 
     def make_runner(num_blocks: int) -> ModelRunner:
