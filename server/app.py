@@ -15,9 +15,10 @@ from scoring.async_engine import AsyncEngine
 from scoring.errors import ScoringError
 
 from . import errors
-from .auth import KeyAuth
+from .auth import CallerAuth
 from .body_limit import BodyLimit
 from .completion import Processor
+from .keys import key_ring
 from .loading import report_loading
 from .request_ids import RequestIds
 from .routes import chat, health, info
@@ -34,7 +35,8 @@ def create_app(
     on_failure: Callable[[str], None],
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for
-    the operator, when the engine could not be built."""
+    the operator, when the engine could not be built. Raises SettingsError for a key file that
+    cannot be used."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,8 +64,9 @@ def create_app(
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(ClientLeftError, _on_client_left)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_mib << 20)
-    if settings.api_key is not None:
-        app.add_middleware(KeyAuth, key=settings.api_key.get_secret_value())
+    keys = app.state.keys = key_ring(settings)
+    if keys is not None:
+        app.add_middleware(CallerAuth, keys=keys)
     app.add_middleware(RequestIds)
     return app
 

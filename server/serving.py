@@ -70,6 +70,8 @@ def run(settings: Settings, checkpoint: Path) -> None:
     # uvicorn drains at SIGTERM, then raises it again for whoever listened before: an end in good
     # order is exit code 0, as container platforms expect.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if settings.api_key_file:
+        signal.signal(signal.SIGHUP, lambda *_: app.state.keys.reload())
     # Threads that decode pictures hand the interpreter back to the event loop ten times sooner.
     sys.setswitchinterval(0.0005)
     server.run()

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from scoring.engine_config import DeviceName, DtypeName, QuantizationName
+
+from .access_settings import AccessSettings
 
 _PREFIX = "PHI3V_"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -19,7 +21,7 @@ class SettingsError(ValueError):
     """A setting is unknown or has a value that it must not have."""
 
 
-class Settings(BaseModel):
+class Settings(AccessSettings):
     """Field names are flags (--max-model-len) and variables (PHI3V_MAX_MODEL_LEN) alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,14 +39,6 @@ class Settings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(5001, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
-    api_key: SecretStr | None = Field(
-        None,
-        min_length=1,
-        description="The key that callers must send; better given as a variable.",
-    )
-    no_auth: bool = Field(
-        False, description="Let anyone call. Without a key, needed to listen beyond loopback."
-    )
     device: DeviceName = Field("auto", description="auto: CUDA where there is a device.")
     dtype: DtypeName = Field(
         "auto",
@@ -113,12 +107,12 @@ class Settings(BaseModel):
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}; "
                 f"at least max_num_seqs, {self.max_num_seqs}"
             )
-        if self.api_key is not None and self.no_auth:
-            raise ValueError("api_key and no_auth exclude each other")
-        if self.api_key is None and not self.no_auth and self.host not in _LOOPBACK:
+        if self.asks_who_calls and self.no_auth:
+            raise ValueError("no_auth excludes api_key and api_key_file")
+        if not self.asks_who_calls and not self.no_auth and self.host not in _LOOPBACK:
             raise ValueError(
-                f"host is {self.host!r}, beyond loopback: give an api_key, or no_auth to let "
-                "anyone call"
+                f"host is {self.host!r}, beyond loopback: give an api_key or an api_key_file, or "
+                "no_auth to let anyone call"
             )
         return self
 

@@ -83,8 +83,14 @@ class Parrot:
 class ParrotServer(Endpoint):
     """The server around a parrot."""
 
-    def __init__(self, base_url: str, parrot: Parrot, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(base_url)
+    def __init__(
+        self,
+        base_url: str,
+        parrot: Parrot,
+        loop: asyncio.AbstractEventLoop,
+        api_key: str | None = None,
+    ) -> None:
+        super().__init__(base_url, api_key)
         self.parrot = parrot
         self._loop = loop
 
@@ -127,7 +133,7 @@ def parrot_server(
         )
 
     with threaded_server(checkpoint, make_engine, prompt_builder, **settings) as (base_url, _):
-        server = ParrotServer(base_url, parrot, loops[0])
+        server = ParrotServer(base_url, parrot, loops[0], settings.get("api_key"))
         server.remember_golden()
         yield server
 
