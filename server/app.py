@@ -20,6 +20,7 @@ from .body_limit import BodyLimit
 from .completion import Processor
 from .keys import key_ring
 from .loading import report_loading
+from .loopback_guard import LoopbackGuard
 from .request_ids import RequestIds
 from .routes import chat, health, info
 from .settings import Settings
@@ -67,6 +68,8 @@ def create_app(
     keys = app.state.keys = key_ring(settings)
     if keys is not None:
         app.add_middleware(CallerAuth, keys=keys)
+    elif not settings.no_auth:
+        app.add_middleware(LoopbackGuard)
     app.add_middleware(RequestIds)
     return app
 

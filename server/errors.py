@@ -4,7 +4,8 @@ APIError                     a request that is refused here, with its status
 ├── InvalidRequestError      422: a value is wrong
 ├── NotSupportedError        422 `parameter_not_supported`: known, but not by this model
 ├── UnknownParameterError    400: not in the API, and extra-parameters does not let it through
-└── UnauthorizedError        401
+├── UnauthorizedError        401
+└── ForbiddenError           403
 
 The scoring package's errors are in `_STATUS` too; whatever is not becomes a 500 that says nothing.
 """
@@ -76,6 +77,12 @@ class UnauthorizedError(APIError):
     """No key, or a wrong one."""
 
     status, code = 401, "unauthorized"
+
+
+class ForbiddenError(APIError):
+    """Who calls, or from where, is known and not enough."""
+
+    status, code = 403, "forbidden"
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
             app,
             host=settings.host,
             port=settings.port,
+            ws="none",  # no route speaks it, and what guards the routes speaks HTTP
             log_config=None,
             access_log=False,
             server_header=False,

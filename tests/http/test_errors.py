@@ -461,8 +461,8 @@ def test_a_body_in_tiny_pieces_is_read(demo: RunningServer, piece: int) -> None:
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         bytes(range(256)) * 8,
         b"GET /info HTTP/1.1\r\nno colon here\r\n\r\n",
-        b"POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: banana\r\n\r\n",
-        b"POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        b"POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: banana\r\n\r\n",
+        b"POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
         b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
     ids=["tls", "http2", "bytes", "header", "length", "smuggling"],
@@ -474,7 +474,9 @@ def test_what_is_not_http_is_hung_up_on(demo: RunningServer, sent: bytes) -> Non
 
 
 def test_a_client_that_leaves_amid_its_body_is_forgotten(demo: RunningServer) -> None:
-    head = b"POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = (
+        b"POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    )
     exchange(demo, head + b"Content-Length: 1000\r\n\r\n" + b'{"messages": [', hang_up=True)
     assert_well(demo)
 
