@@ -21,6 +21,11 @@ class AccessSettings(BaseModel):
         False, description="Let anyone call. Without a key, needed to listen beyond loopback."
     )
 
+    tls_cert: str | None = Field(
+        None, description="The server's certificate and its chain, PEM; with it, https."
+    )
+    tls_key: str | None = Field(None, description="The certificate's key, PEM, without a password.")
+
     @property
     def asks_who_calls(self) -> bool:
         """Whether a caller must show a key."""

@@ -18,6 +18,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 from .app import create_app
 from .completion import Processor
 from .settings import Settings
+from .tls import check_certificate
 
 logger = logging.getLogger("phi3v")
 
@@ -25,9 +26,11 @@ logger = logging.getLogger("phi3v")
 def run(settings: Settings, checkpoint: Path) -> None:
     """Serve until a signal. Listens at once; the weights load behind it.
 
-    Raises CheckpointError when the engine could not be built, and ModelConfigError before it
-    listens for what the checkpoint's small files already show.
+    Raises CheckpointError when the engine could not be built; before it listens, SettingsError
+    for files that settings name and that cannot be used, and ModelConfigError for what the
+    checkpoint's small files already show.
     """
+    check_certificate(settings)
     model = from_checkpoint(checkpoint)
     card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
     engine_config = to_engine_config(settings, checkpoint)
@@ -60,6 +63,8 @@ def run(settings: Settings, checkpoint: Path) -> None:
             app,
             host=settings.host,
             port=settings.port,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
             ws="none",  # no route speaks it, and what guards the routes speaks HTTP
             log_config=None,
             access_log=False,
@@ -104,4 +109,5 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             for listening in server.sockets:
                 host, port, *_ = listening.getsockname()
-                logger.info("listening on http://%s:%d", host, port)
+                scheme = "https" if self.config.is_ssl else "http"
+                logger.info("listening on %s://%s:%d", scheme, host, port)

@@ -107,6 +107,8 @@ class Settings(AccessSettings):
                 f"max_num_batched_tokens is {self.max_num_batched_tokens}; "
                 f"at least max_num_seqs, {self.max_num_seqs}"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key need each other")
         if self.asks_who_calls and self.no_auth:
             raise ValueError("no_auth excludes api_key and api_key_file")
         if not self.asks_who_calls and not self.no_auth and self.host not in _LOOPBACK:
