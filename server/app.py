@@ -21,6 +21,7 @@ from .completion import Processor
 from .keys import key_ring
 from .loading import report_loading
 from .loopback_guard import LoopbackGuard
+from .quotas import QuotaGuard, Quotas
 from .request_ids import RequestIds
 from .routes import chat, health, info
 from .settings import Settings
@@ -65,6 +66,8 @@ def create_app(
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(ClientLeftError, _on_client_left)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_mib << 20)
+    quotas = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
+    app.add_middleware(QuotaGuard, quotas=quotas)
     keys = app.state.keys = key_ring(settings)
     if keys is not None:
         app.add_middleware(CallerAuth, keys=keys)

@@ -66,7 +66,11 @@ class Completion:
     """A request on its way through the engine."""
 
     def __init__(
-        self, request: ChatCompletionsRequest, sequence: Sequence, processor: Processor
+        self,
+        request: ChatCompletionsRequest,
+        sequence: Sequence,
+        processor: Processor,
+        max_model_len: int,
     ) -> None:
         self.id = sequence.id
         self.created = int(time.time())
@@ -74,15 +78,25 @@ class Completion:
         self.num_prompt_tokens = sequence.num_prompt_tokens
         self.num_output_tokens = 0
         self._sequence = sequence
+        self._max_model_len = max_model_len
         self._tokenizer = processor.tokenizer
         self._streamer = TokenTextStreamer(processor.tokenizer, request.stop or ())
+
+    @property
+    def num_total_tokens(self) -> int:
+        return self.num_prompt_tokens + self.num_output_tokens
+
+    @property
+    def max_total_tokens(self) -> int:
+        """What num_total_tokens can come to."""
+        return min(self.num_prompt_tokens + self._sequence.params.max_tokens, self._max_model_len)
 
     @property
     def usage(self) -> dict[str, int]:
         return {
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": self.num_output_tokens,
-            "total_tokens": self.num_prompt_tokens + self.num_output_tokens,
+            "total_tokens": self.num_total_tokens,
         }
 
     @property
@@ -147,7 +161,7 @@ async def start_completion(
         prompt.images,
         deadline=None if processor.max_request_s is None else start + processor.max_request_s,
     )
-    return Completion(request, sequence, processor)
+    return Completion(request, sequence, processor, limits.max_model_len)
 
 
 def _check_supported(request: ChatCompletionsRequest, card: Card) -> None:

@@ -5,7 +5,8 @@ APIError                     a request that is refused here, with its status
 ├── NotSupportedError        422 `parameter_not_supported`: known, but not by this model
 ├── UnknownParameterError    400: not in the API, and extra-parameters does not let it through
 ├── UnauthorizedError        401
-└── ForbiddenError           403
+├── ForbiddenError           403
+└── RateLimitError           429: more than the caller's share
 
 The scoring package's errors are in `_STATUS` too; whatever is not becomes a 500 that says nothing.
 """
@@ -52,6 +53,7 @@ class APIError(Exception):
 
     def __init__(self, message: str, loc: tuple[str, ...] = (), value: Any = None) -> None:
         super().__init__(message)
+        self.headers: dict[str, str] = {}
         self.problem = Problem(message, loc, value)
 
 
@@ -83,6 +85,16 @@ class ForbiddenError(APIError):
     """Who calls, or from where, is known and not enough."""
 
     status, code = 403, "forbidden"
+
+
+class RateLimitError(APIError):
+    """The caller has used up its minute. retry_after_s: when trying again will help."""
+
+    status, code = 429, "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
 
 
 @dataclass(frozen=True)
@@ -160,7 +172,7 @@ def _shown(value: Any) -> Any:
 def error_answer(error: Exception) -> tuple[Answer, dict[str, Any]]:
     """The status, headers and body of any exception, looked up along its classes."""
     if isinstance(error, APIError):
-        answer, problem = Answer(error.status, error.code), error.problem
+        answer, problem = Answer(error.status, error.code, error.headers), error.problem
     else:
         known = (_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
         answer = next(known, Answer(500, "internal_error"))

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from scoring.engine_config import DeviceName, DtypeName, QuantizationName
 
 from .access_settings import AccessSettings
+from .limit_settings import LimitSettings
 
 _PREFIX = "PHI3V_"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -21,7 +22,7 @@ class SettingsError(ValueError):
     """A setting is unknown or has a value that it must not have."""
 
 
-class Settings(AccessSettings):
+class Settings(LimitSettings, AccessSettings):
     """Field names are flags (--max-model-len) and variables (PHI3V_MAX_MODEL_LEN) alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,32 +64,11 @@ class Settings(AccessSettings):
         le=131072,
         description="Tokens of a step; a longer prompt is computed in several steps.",
     )
-    max_queued_requests: int = Field(
-        128, ge=0, description="Requests that may wait for a place; more are answered 429."
-    )
-    max_queued_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="Prompt tokens that may wait for their first token; more are answered 429. "
-        "Unset: four times the longest request, and at least 65536.",
-    )
     kv_cache_gib: float | None = Field(
         None, gt=0, description="Memory for keys and values. Unset: measured (on a CPU at most 4)."
     )
     feature_cache_mib: int = Field(
         512, ge=0, description="Memory for the features of pictures that may come again."
-    )
-    max_request_s: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds a request may take, waiting included; then it ends with what it has "
-        "(finish_reason length). Unset: no limit.",
-    )
-    max_body_mib: int = Field(
-        32, ge=1, description="Size of a request's body; a larger one is answered 413."
-    )
-    max_image_megapixels: float = Field(
-        40, gt=0, description="Size of a picture, read from its header before it is decoded."
     )
     engine_process: bool = Field(
         True, description="Run the engine in a process of its own, beside the one that answers."

@@ -9,11 +9,16 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from server.access_settings import AccessSettings
+from server.limit_settings import LimitSettings
 from server.settings import Settings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 # Every setting stands in one: a test compares.
-_GROUPS = {"The server and its engine:": Settings, "Who may call:": AccessSettings}
+_GROUPS = {
+    "The server and its engine:": Settings,
+    "Limits:": LimitSettings,
+    "Who may call:": AccessSettings,
+}
 _REGION = re.compile(r"(<!-- settings:.*?-->\n).*?(<!-- /settings -->)", re.DOTALL)
 
 

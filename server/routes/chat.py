@@ -21,6 +21,7 @@ async def create_chat_completion(
     """Answer a conversation, whole or streamed."""
     body = apply_extra_parameters(body, request.headers)
     completion = await unless_client_leaves(request, start_completion(body, processor, engine))
+    request.state.tokens.reserve(completion)
     if body.stream:
         return EventStream(completion_events(completion, engine))
     whole = await unless_client_leaves(request, whole_completion(completion, engine))

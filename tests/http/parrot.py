@@ -133,7 +133,9 @@ def parrot_server(
         )
 
     with threaded_server(checkpoint, make_engine, prompt_builder, **settings) as (base_url, _):
-        server = ParrotServer(base_url, parrot, loops[0], settings.get("api_key"))
+        server = ParrotServer(
+            base_url, parrot, loops[0], (settings.get("api_key") or "").split(",")[0] or None
+        )
         server.remember_golden()
         yield server
 

@@ -1,0 +1,41 @@
+"""Settings that bound what one caller, one request and one picture may take."""
+
+from pydantic import BaseModel, Field
+
+
+class LimitSettings(BaseModel):
+    """Limits, each applied before the memory is spent that it is there to save."""
+
+    requests_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of one caller, told apart by key; more are answered 429. Azure gives "
+        "a deployment 1000. Unset: no limit.",
+    )
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of one caller, prompts and answers together; more are answered 429. "
+        "Azure gives a deployment 200000. Unset: no limit.",
+    )
+    max_queued_requests: int = Field(
+        128, ge=0, description="Requests that may wait for a place; more are answered 429."
+    )
+    max_queued_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Prompt tokens that may wait for their first token; more are answered 429. "
+        "Unset: four times the longest request, and at least 65536.",
+    )
+    max_request_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds a request may take, waiting included; then it ends with what it has "
+        "(finish_reason length). Unset: no limit.",
+    )
+    max_body_mib: int = Field(
+        32, ge=1, description="Size of a request's body; a larger one is answered 413."
+    )
+    max_image_megapixels: float = Field(
+        40, gt=0, description="Size of a picture, read from its header before it is decoded."
+    )
