@@ -145,6 +145,8 @@ class AsyncEngine:
                 finished = isinstance(output, ScoringError) or output.finish_reason is not None
                 if isinstance(output, ScoringError):
                     raise output
+                if output.finish_reason is FinishReason.ABORT:
+                    raise EngineOverloadedError("the request waited too long for its turn")
                 if output.finish_reason is FinishReason.ERROR:
                     raise GenerationError(output.error)
                 yield output

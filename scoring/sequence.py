@@ -20,7 +20,8 @@ _MAX_PENALTY = 100.0
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended. ERROR is the row's own fault or misfortune; its neighbours go on."""
+    """Why a sequence ended. ABORT: it waited too long to be begun. ERROR is the row's own fault or
+    misfortune; its neighbours go on."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -183,7 +184,8 @@ class Sequence:
     token_ids: prompt, then output. The slots of image i hold the id -(i + 1), as in the published
     processor's output; no other id is negative. salt separates the prefix caches of callers who
     must not learn of each other. deadline: on time.monotonic's clock, after which the sequence
-    ends with what it has. token_mask: a grammar, if one decides what may come next.
+    ends with what it has; queue_deadline: after which it is no longer begun. token_mask: a grammar,
+    if one decides what may come next.
 
     What the engine keeps: num_computed tokens have their keys in the cache, in the blocks of
     block_table; block_hashes names the complete ones; long_rope is the regime they are rotated in.
@@ -199,6 +201,7 @@ class Sequence:
     images: tuple[ImageSpan, ...] = ()
     salt: bytes = b""
     deadline: float | None = None
+    queue_deadline: float | None = None
     token_mask: TokenMask | None = None
     num_prompt_tokens: int = field(init=False)
     num_computed: int = field(default=0, init=False)

@@ -64,6 +64,7 @@ class Add(msgspec.Struct, frozen=True, tag="add"):
     params: SamplingParams
     salt: bytes
     deadline: float | None
+    queue_deadline: float | None
     pictures: list[PictureHeader]
 
 
@@ -110,6 +111,7 @@ def _to_add(sequence: Sequence) -> Add:
         params=sequence.params,
         salt=sequence.salt,
         deadline=sequence.deadline,
+        queue_deadline=sequence.queue_deadline,
         pictures=[
             PictureHeader(
                 span.start, span.picture.pixels.shape, span.picture.digest, span.picture.num_tokens
@@ -130,7 +132,13 @@ def _to_sequence(add: Add, frames: Items[Frame]) -> Sequence:
         picture = HDPicture(pixels.reshape(header.shape), header.digest, header.num_tokens)
         spans.append(ImageSpan(picture, header.start))
     return Sequence(
-        add.id, add.token_ids, add.params, tuple(spans), salt=add.salt, deadline=add.deadline
+        add.id,
+        add.token_ids,
+        add.params,
+        tuple(spans),
+        salt=add.salt,
+        deadline=add.deadline,
+        queue_deadline=add.queue_deadline,
     )
 
 

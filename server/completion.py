@@ -22,7 +22,8 @@ from scoring.sequence import FinishReason, Logprobs, SamplingParams, Sequence
 from scoring.text_stream import TokenTextStreamer
 
 from .conversation import to_chat_messages
-from .errors import NotSupportedError
+from .errors import NotSupportedError, RequestTimeoutError
+from .request_limits import RequestLimits
 from .schemas import ChatCompletionsRequest, Message
 
 
@@ -37,8 +38,10 @@ class Processor:
     card: Card
     tokenizer: PreTrainedTokenizerFast
     prompts: PromptBuilder
+    limits: RequestLimits
     max_image_pixels: int
-    max_request_s: float | None = None
+    max_queue_wait_s: float
+    max_request_s: float
     picture_workers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(os.cpu_count(), "pictures")
     )
@@ -108,6 +111,8 @@ class Completion:
         async with aclosing(engine.generate(self._sequence)) as outputs:
             async for output in outputs:
                 reason, logprobs = output.finish_reason, None
+                if output.token_id is None and self.num_output_tokens == 0:
+                    raise RequestTimeoutError("the answer did not begin in the time allowed")
                 self.num_output_tokens += output.token_id is not None
                 if reason is not FinishReason.STOP and output.token_id is not None:
                     self._streamer.put([output.token_id])
@@ -143,12 +148,17 @@ class Completion:
 
 
 async def start_completion(
-    request: ChatCompletionsRequest, processor: Processor, engine: AsyncEngine
+    request: ChatCompletionsRequest,
+    processor: Processor,
+    engine: AsyncEngine,
+    caller: bytes = b"",
 ) -> Completion:
-    """Everything that can refuse a request, before the first byte of an answer."""
+    """Everything that can refuse a request, before the first byte of an answer. caller: whose
+    prefix cache it shares."""
     start = time.monotonic()
     limits = engine.check_ready()
     engine.check_room()
+    processor.limits.check(request)
     _check_supported(request, processor.card)
     prompt = await processor.to_prompt(request)
     if len(prompt.token_ids) >= limits.max_model_len:
@@ -159,7 +169,9 @@ async def start_completion(
         prompt.token_ids,
         _sampling_params(request, processor, limits),
         prompt.images,
-        deadline=None if processor.max_request_s is None else start + processor.max_request_s,
+        salt=caller,
+        deadline=start + processor.max_request_s,
+        queue_deadline=start + processor.max_queue_wait_s,
     )
     return Completion(request, sequence, processor, limits.max_model_len)
 

@@ -4,6 +4,8 @@ APIError                     a request that is refused here, with its status
 ├── InvalidRequestError      422: a value is wrong
 ├── NotSupportedError        422 `parameter_not_supported`: known, but not by this model
 ├── UnknownParameterError    400: not in the API, and extra-parameters does not let it through
+├── TooLargeError            413: more than is decoded or tokenized
+├── RequestTimeoutError      408: not a token in the time that a request may take
 ├── UnauthorizedError        401
 ├── ForbiddenError           403
 └── RateLimitError           429: more than the caller's share
@@ -73,6 +75,18 @@ class UnknownParameterError(APIError):
     """A parameter that the API does not name, or a bad extra-parameters header."""
 
     status, code = 400, "unknown_parameter"
+
+
+class TooLargeError(APIError):
+    """A picture or a text is larger than this server takes."""
+
+    status, code = 413, "body_too_large"
+
+
+class RequestTimeoutError(APIError):
+    """The time that a request may take ended before its answer began."""
+
+    status, code = 408, "request_timeout"
 
 
 class UnauthorizedError(APIError):

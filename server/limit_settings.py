@@ -27,14 +27,27 @@ class LimitSettings(BaseModel):
         description="Prompt tokens that may wait for their first token; more are answered 429. "
         "Unset: four times the longest request, and at least 65536.",
     )
-    max_request_s: float | None = Field(
-        None,
+    max_queue_wait_s: float = Field(
+        60, gt=0, description="Seconds a request may wait to be begun; then it is answered 429."
+    )
+    max_request_s: float = Field(
+        600,
         gt=0,
         description="Seconds a request may take, waiting included; then it ends with what it has "
-        "(finish_reason length). Unset: no limit.",
+        "(finish_reason length), or with an error where that is nothing. With AZUREML_MODEL_DIR, "
+        "170: the platform gives up after 180.",
     )
     max_body_mib: int = Field(
         32, ge=1, description="Size of a request's body; a larger one is answered 413."
+    )
+    max_text_kib: int = Field(
+        2048, ge=1, description="Text of a request, all messages together; more is answered 413."
+    )
+    max_images: int = Field(
+        16, ge=0, description="Images of a request, those that are not kept included."
+    )
+    max_image_mib: int = Field(
+        20, ge=1, description="Size of an image's file; a larger one is answered 413."
     )
     max_image_megapixels: float = Field(
         40, gt=0, description="Size of a picture, read from its header before it is decoded."

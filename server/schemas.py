@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 _INT64 = 1 << 63
+MAX_MESSAGES, MAX_PARTS = 1024, 1024
 
 
 def _not_bool(value: Any) -> Any:
@@ -67,7 +68,8 @@ def _kind_of_content(value: Any) -> str:
 
 # Told apart by a function, so that an error speaks of the one that was meant.
 Content = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[ContentPart], Tag("parts")],
+    Annotated[Text, Tag("text")]
+    | Annotated[list[ContentPart], Field(max_length=MAX_PARTS), Tag("parts")],
     Discriminator(_kind_of_content),
 ]
 
@@ -96,7 +98,7 @@ class ChatCompletionsRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     model: str | None = Field(None, description="Any name; there is one model.")
     frequency_penalty: Number | None = Field(None, ge=-2, le=2)
     presence_penalty: Number | None = Field(None, ge=-2, le=2)

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+from transformers import PreTrainedTokenizerFast
 
-from model_config import card_for, from_checkpoint, load_card
+from model_config import Card, card_for, from_checkpoint, load_card
 from scoring.async_engine import AsyncEngine
 from scoring.engine_config import EngineConfig
 from scoring.errors import CheckpointError
@@ -17,6 +18,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 
 from .app import create_app
 from .completion import Processor
+from .request_limits import request_limits
 from .settings import Settings
 from .tls import check_certificate
 
@@ -37,13 +39,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
     engine_config.check_context(model.text.max_position_embeddings)
     tokenizer = load_tokenizer(checkpoint)
     prompts = PromptBuilder(tokenizer, card, model.vision)
-    processor = Processor(
-        card,
-        tokenizer,
-        prompts,
-        int(settings.max_image_megapixels * 1e6),
-        settings.max_request_s,
-    )
+    processor = to_processor(settings, card, tokenizer, prompts)
     failures: list[str] = []
 
     def on_failure(failure: str) -> None:
@@ -83,6 +79,21 @@ def run(settings: Settings, checkpoint: Path) -> None:
     server.run()
     if failures:
         raise CheckpointError(failures[0])
+
+
+def to_processor(
+    settings: Settings, card: Card, tokenizer: PreTrainedTokenizerFast, prompts: PromptBuilder
+) -> Processor:
+    """The model's front half, bounded as the settings say."""
+    return Processor(
+        card,
+        tokenizer,
+        prompts,
+        limits=request_limits(settings),
+        max_image_pixels=int(settings.max_image_megapixels * 1e6),
+        max_queue_wait_s=settings.max_queue_wait_s,
+        max_request_s=settings.max_request_s,
+    )
 
 
 def to_engine_config(settings: Settings, checkpoint: Path) -> EngineConfig:

@@ -15,6 +15,8 @@ from .access_settings import AccessSettings
 from .limit_settings import LimitSettings
 
 _PREFIX = "PHI3V_"
+# Azure ML's front end gives up on a request after 180 seconds.
+_AZUREML_REQUEST_S = 170
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -117,7 +119,9 @@ def load_settings(
         for name in values:
             _check_name(name, source)
     merged = {**sources["file"], **variables, **given}
-    merged.setdefault("model", environ.get("AZUREML_MODEL_DIR"))
+    if mount := environ.get("AZUREML_MODEL_DIR"):
+        merged.setdefault("model", mount)
+        merged.setdefault("max_request_s", _AZUREML_REQUEST_S)
     try:
         return Settings(**merged)
     except ValidationError as error:

@@ -20,7 +20,9 @@ async def create_chat_completion(
 ) -> Response:
     """Answer a conversation, whole or streamed."""
     body = apply_extra_parameters(body, request.headers)
-    completion = await unless_client_leaves(request, start_completion(body, processor, engine))
+    caller = getattr(request.state, "caller", b"")
+    starting = start_completion(body, processor, engine, caller)
+    completion = await unless_client_leaves(request, starting)
     request.state.tokens.reserve(completion)
     if body.stream:
         return EventStream(completion_events(completion, engine))

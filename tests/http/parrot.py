@@ -23,7 +23,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 from scoring.scheduler import SampledToken, ScheduledRow
 from scoring.sequence import Sequence
 from server.app import create_app
-from server.completion import Processor
+from server.serving import to_processor
 from server.settings import Settings
 
 from .running_server import Endpoint, wait_until
@@ -153,7 +153,7 @@ def threaded_server(
     model = from_checkpoint(checkpoint)
     card, tokenizer = card_for(model.name_or_path), load_tokenizer(checkpoint)
     prompts = prompt_builder(tokenizer, card, model.vision)
-    processor = Processor(card, tokenizer, prompts, int(chosen.max_image_megapixels * 1e6))
+    processor = to_processor(chosen, card, tokenizer, prompts)
     failures: list[str] = []
     app = create_app(chosen, processor, make_engine, failures.append)
     server = uvicorn.Server(
