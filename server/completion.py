@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,8 +21,9 @@ from scoring.prompt import Prompt, PromptBuilder
 from scoring.sequence import FinishReason, Logprobs, SamplingParams, Sequence
 from scoring.text_stream import TokenTextStreamer
 
-from .conversation import to_chat_messages
+from .conversation import to_chat_messages, urls_to_fetch
 from .errors import NotSupportedError, RequestTimeoutError
+from .image_fetcher import ImageFetcher
 from .request_limits import RequestLimits
 from .schemas import ChatCompletionsRequest, Message
 
@@ -39,6 +40,7 @@ class Processor:
     tokenizer: PreTrainedTokenizerFast
     prompts: PromptBuilder
     limits: RequestLimits
+    image_fetcher: ImageFetcher
     max_image_pixels: int
     max_queue_wait_s: float
     max_request_s: float
@@ -47,13 +49,16 @@ class Processor:
     )
 
     async def to_prompt(self, request: ChatCompletionsRequest) -> Prompt:
-        """Decode, tile and tokenize, in a worker thread."""
+        """Fetch what is to be fetched; then decode, tile and tokenize, in a worker thread."""
+        urls = urls_to_fetch(request.messages, self.card)
+        fetched = await self.image_fetcher.fetch_all(urls)
         workers = self.picture_workers if request.has_pictures else None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(workers, self._build, request.messages)
+        return await loop.run_in_executor(workers, self._build, request.messages, fetched)
 
-    def _build(self, messages: list[Message]) -> Prompt:
-        return self.prompts.build(to_chat_messages(messages, self.card, self.max_image_pixels))
+    def _build(self, messages: list[Message], fetched: Mapping[str, bytes]) -> Prompt:
+        chat = to_chat_messages(messages, self.card, self.max_image_pixels, fetched)
+        return self.prompts.build(chat)
 
 
 @dataclass(frozen=True)

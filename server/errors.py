@@ -3,12 +3,14 @@
 APIError                     a request that is refused here, with its status
 ├── InvalidRequestError      422: a value is wrong
 ├── NotSupportedError        422 `parameter_not_supported`: known, but not by this model
+├── ImageUrlNotAllowedError  422: this server does not fetch such a URL, or none
+├── ImageFetchError          422: it tried, and there was no picture
 ├── UnknownParameterError    400: not in the API, and extra-parameters does not let it through
 ├── TooLargeError            413: more than is decoded or tokenized
 ├── RequestTimeoutError      408: not a token in the time that a request may take
 ├── UnauthorizedError        401
 ├── ForbiddenError           403
-└── RateLimitError           429: more than the caller's share
+└── RateLimitError           429: more than the caller's share, or than can be fetched
 
 The scoring package's errors are in `_STATUS` too; whatever is not becomes a 500 that says nothing.
 """
@@ -71,6 +73,18 @@ class NotSupportedError(APIError):
     status, code = 422, "parameter_not_supported"
 
 
+class ImageUrlNotAllowedError(APIError):
+    """An image's URL that the server is not started to fetch, or that it does not trust."""
+
+    status, code = 422, "image_url_not_allowed"
+
+
+class ImageFetchError(APIError):
+    """There is no picture at an image's URL, for whatever reason."""
+
+    status, code = 422, "image_fetch_failed"
+
+
 class UnknownParameterError(APIError):
     """A parameter that the API does not name, or a bad extra-parameters header."""
 
@@ -102,7 +116,7 @@ class ForbiddenError(APIError):
 
 
 class RateLimitError(APIError):
-    """The caller has used up its minute. retry_after_s: when trying again will help."""
+    """Too much at once. retry_after_s: when trying again will help."""
 
     status, code = 429, "too_many_requests"
 

@@ -1,4 +1,4 @@
-"""Settings that bound what one caller, one request and one picture may take."""
+"""Settings that bound what one caller and one request may take."""
 
 from pydantic import BaseModel, Field
 
@@ -42,13 +42,4 @@ class LimitSettings(BaseModel):
     )
     max_text_kib: int = Field(
         2048, ge=1, description="Text of a request, all messages together; more is answered 413."
-    )
-    max_images: int = Field(
-        16, ge=0, description="Images of a request, those that are not kept included."
-    )
-    max_image_mib: int = Field(
-        20, ge=1, description="Size of an image's file; a larger one is answered 413."
-    )
-    max_image_megapixels: float = Field(
-        40, gt=0, description="Size of a picture, read from its header before it is decoded."
     )

@@ -18,6 +18,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 
 from .app import create_app
 from .completion import Processor
+from .image_fetcher import ImageFetcher
 from .request_limits import request_limits
 from .settings import Settings
 from .tls import check_certificate
@@ -90,6 +91,12 @@ def to_processor(
         tokenizer,
         prompts,
         limits=request_limits(settings),
+        image_fetcher=ImageFetcher(
+            settings.allow_image_urls,
+            max_bytes=settings.max_image_mib << 20,
+            timeout_s=settings.image_url_timeout_s,
+            max_fetches=settings.max_image_fetches,
+        ),
         max_image_pixels=int(settings.max_image_megapixels * 1e6),
         max_queue_wait_s=settings.max_queue_wait_s,
         max_request_s=settings.max_request_s,

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from scoring.engine_config import DeviceName, DtypeName, QuantizationName
 
 from .access_settings import AccessSettings
+from .image_settings import ImageSettings
 from .limit_settings import LimitSettings
 
 _PREFIX = "PHI3V_"
@@ -24,7 +25,7 @@ class SettingsError(ValueError):
     """A setting is unknown or has a value that it must not have."""
 
 
-class Settings(LimitSettings, AccessSettings):
+class Settings(ImageSettings, LimitSettings, AccessSettings):
     """Field names are flags (--max-model-len) and variables (PHI3V_MAX_MODEL_LEN) alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from server.access_settings import AccessSettings
+from server.image_settings import ImageSettings
 from server.limit_settings import LimitSettings
 from server.settings import Settings
 
@@ -17,6 +18,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 _GROUPS = {
     "The server and its engine:": Settings,
     "Limits:": LimitSettings,
+    "Pictures:": ImageSettings,
     "Who may call:": AccessSettings,
 }
 _REGION = re.compile(r"(<!-- settings:.*?-->\n).*?(<!-- /settings -->)", re.DOTALL)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 from scoring.scheduler import SampledToken, ScheduledRow
 from scoring.sequence import Sequence
 from server.app import create_app
+from server.image_fetcher import ImageFetcher
 from server.serving import to_processor
 from server.settings import Settings
 
@@ -114,6 +116,7 @@ def parrot_server(
     max_queued_tokens: int | None = None,
     max_model_len: int = 1024,
     prompt_builder: type[PromptBuilder] = PromptBuilder,
+    image_fetcher: ImageFetcher | None = None,
     **settings: Any,
 ) -> Iterator[ParrotServer]:
     """uvicorn in a thread, on a loopback port."""
@@ -132,7 +135,9 @@ def parrot_server(
             config, max_queued=max_queued, max_queued_tokens=max_queued_tokens, build=build
         )
 
-    with threaded_server(checkpoint, make_engine, prompt_builder, **settings) as (base_url, _):
+    with threaded_server(
+        checkpoint, make_engine, prompt_builder, image_fetcher=image_fetcher, **settings
+    ) as (base_url, _):
         server = ParrotServer(
             base_url, parrot, loops[0], (settings.get("api_key") or "").split(",")[0] or None
         )
@@ -145,6 +150,8 @@ def threaded_server(
     checkpoint: Path,
     make_engine: Callable[[], AsyncEngine],
     prompt_builder: type[PromptBuilder] = PromptBuilder,
+    *,
+    image_fetcher: ImageFetcher | None = None,
     **settings: Any,
 ) -> Iterator[tuple[str, list[str]]]:
     """The application, served by uvicorn in a thread: its address, and the list of failures that
@@ -154,6 +161,8 @@ def threaded_server(
     card, tokenizer = card_for(model.name_or_path), load_tokenizer(checkpoint)
     prompts = prompt_builder(tokenizer, card, model.vision)
     processor = to_processor(chosen, card, tokenizer, prompts)
+    if image_fetcher is not None:
+        processor = replace(processor, image_fetcher=image_fetcher)
     failures: list[str] = []
     app = create_app(chosen, processor, make_engine, failures.append)
     server = uvicorn.Server(

@@ -107,6 +107,8 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("max_image_megapixels", 0, "0"),
         ("max_image_mib", 0, "1"),
         ("max_images", -1, "0"),
+        ("image_url_timeout_s", 0, "0"),
+        ("max_image_fetches", 0, "1"),
         ("max_text_kib", 0, "1"),
         ("max_queue_wait_s", 0, "0"),
         ("max_request_s", 0, "0"),
