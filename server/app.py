@@ -18,6 +18,7 @@ from . import errors
 from .auth import CallerAuth
 from .body_limit import BodyLimit
 from .completion import Processor
+from .entra import EntraTokens, entra_tokens
 from .keys import key_ring
 from .loading import report_loading
 from .loopback_guard import LoopbackGuard
@@ -35,9 +36,11 @@ def create_app(
     processor: Processor,
     make_engine: Callable[[], AsyncEngine],
     on_failure: Callable[[str], None],
+    tokens: EntraTokens | None = None,
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for
-    the operator, when the engine could not be built. Raises SettingsError for a key file that
+    the operator, when the engine could not be built. tokens: for a test whose tokens are not
+    signed by Entra ID. Raises SettingsError for a key file that
     cannot be used."""
 
     @asynccontextmanager
@@ -69,8 +72,8 @@ def create_app(
     quotas = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
     app.add_middleware(QuotaGuard, quotas=quotas)
     keys = app.state.keys = key_ring(settings)
-    if keys is not None:
-        app.add_middleware(CallerAuth, keys=keys)
+    if settings.asks_who_calls:
+        app.add_middleware(CallerAuth, keys=keys, tokens=tokens or entra_tokens(settings))
     elif not settings.no_auth:
         app.add_middleware(LoopbackGuard)
     app.add_middleware(RequestIds)

@@ -10,6 +10,7 @@ APIError                     a request that is refused here, with its status
 ├── RequestTimeoutError      408: not a token in the time that a request may take
 ├── UnauthorizedError        401
 ├── ForbiddenError           403
+├── UnavailableError         503: something that is needed here is out of reach
 └── RateLimitError           429: more than the caller's share, or than can be fetched
 
 The scoring package's errors are in `_STATUS` too; whatever is not becomes a 500 that says nothing.
@@ -17,7 +18,6 @@ The scoring package's errors are in `_STATUS` too; whatever is not becomes a 500
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
@@ -104,15 +104,29 @@ class RequestTimeoutError(APIError):
 
 
 class UnauthorizedError(APIError):
-    """No key, or a wrong one."""
+    """No key or token, or a wrong one. challenge: the value of WWW-Authenticate."""
 
     status, code = 401, "unauthorized"
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.headers = {"WWW-Authenticate": challenge}
 
 
 class ForbiddenError(APIError):
     """Who calls, or from where, is known and not enough."""
 
     status, code = 403, "forbidden"
+
+
+class UnavailableError(APIError):
+    """Nothing is wrong with the request, and trying again may help."""
+
+    status, code = 503, "not_ready"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": "5"}
 
 
 class RateLimitError(APIError):
@@ -211,8 +225,6 @@ def error_answer(error: Exception) -> tuple[Answer, dict[str, Any]]:
 
 def error_response(answer: Answer, body: dict[str, Any]) -> AsciiJSONResponse:
     headers = {"x-ms-error-code": answer.code, **answer.headers}
-    if answer.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
     return AsciiJSONResponse(body, status_code=answer.status, headers=headers)
 
 

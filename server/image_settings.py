@@ -1,19 +1,17 @@
 """Settings for pictures: their size, and whether they may be named by URL."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
+
+from .names import Names
 
 _HOST = re.compile(r"\*|(\*\.)?([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z0-9-]*[a-z][a-z0-9-]*")
 
 
-def _split(value: Any) -> Any:
-    """Flags and variables are one string."""
-    return [part.strip().lower() for part in value.split(",")] if isinstance(value, str) else value
-
-
 def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    hosts = tuple(host.lower() for host in hosts)
     for host in hosts:
         if not _HOST.fullmatch(host):
             raise ValueError(
@@ -23,8 +21,7 @@ def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return hosts
 
 
-Hosts = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_check_hosts)]
-"""Names of hosts: separated by commas in a flag or a variable, a list in a file."""
+Hosts = Annotated[Names, AfterValidator(_check_hosts)]
 
 
 class ImageSettings(BaseModel):

@@ -93,11 +93,11 @@ class Settings(ImageSettings, LimitSettings, AccessSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key need each other")
         if self.asks_who_calls and self.no_auth:
-            raise ValueError("no_auth excludes api_key and api_key_file")
+            raise ValueError("no_auth excludes api_key, api_key_file and entra_tenant")
         if not self.asks_who_calls and not self.no_auth and self.host not in _LOOPBACK:
             raise ValueError(
-                f"host is {self.host!r}, beyond loopback: give an api_key or an api_key_file, or "
-                "no_auth to let anyone call"
+                f"host is {self.host!r}, beyond loopback: give an api_key, an api_key_file or an "
+                "entra_tenant, or no_auth to let anyone call"
             )
         return self
 

@@ -24,6 +24,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 from scoring.scheduler import SampledToken, ScheduledRow
 from scoring.sequence import Sequence
 from server.app import create_app
+from server.entra import EntraTokens
 from server.image_fetcher import ImageFetcher
 from server.serving import to_processor
 from server.settings import Settings
@@ -117,6 +118,7 @@ def parrot_server(
     max_model_len: int = 1024,
     prompt_builder: type[PromptBuilder] = PromptBuilder,
     image_fetcher: ImageFetcher | None = None,
+    tokens: EntraTokens | None = None,
     **settings: Any,
 ) -> Iterator[ParrotServer]:
     """uvicorn in a thread, on a loopback port."""
@@ -136,7 +138,12 @@ def parrot_server(
         )
 
     with threaded_server(
-        checkpoint, make_engine, prompt_builder, image_fetcher=image_fetcher, **settings
+        checkpoint,
+        make_engine,
+        prompt_builder,
+        image_fetcher=image_fetcher,
+        tokens=tokens,
+        **settings,
     ) as (base_url, _):
         server = ParrotServer(
             base_url, parrot, loops[0], (settings.get("api_key") or "").split(",")[0] or None
@@ -152,6 +159,7 @@ def threaded_server(
     prompt_builder: type[PromptBuilder] = PromptBuilder,
     *,
     image_fetcher: ImageFetcher | None = None,
+    tokens: EntraTokens | None = None,
     **settings: Any,
 ) -> Iterator[tuple[str, list[str]]]:
     """The application, served by uvicorn in a thread: its address, and the list of failures that
@@ -164,7 +172,7 @@ def threaded_server(
     if image_fetcher is not None:
         processor = replace(processor, image_fetcher=image_fetcher)
     failures: list[str] = []
-    app = create_app(chosen, processor, make_engine, failures.append)
+    app = create_app(chosen, processor, make_engine, failures.append, tokens)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
