@@ -25,6 +25,7 @@ from .engine_link import (
 from .engine_loop import BUILD_ENGINE
 from .errors import (
     EngineDeadError,
+    EngineOverloadedError,
     GenerationError,
     InvalidSequenceError,
     ScoringError,
@@ -120,6 +121,8 @@ class AsyncEngine:
                 finished = isinstance(output, ScoringError) or output.finish_reason is not None
                 if isinstance(output, ScoringError):
                     raise output
+                if output.finish_reason is FinishReason.ABORT:
+                    raise EngineOverloadedError("the request waited too long for its turn")
                 if output.finish_reason is FinishReason.ERROR:
                     raise GenerationError(output.error)
                 yield output

@@ -172,12 +172,18 @@ class Engine:
         return None if launched is None else self._attempt([row], launched.sample)
 
     def _expire(self) -> list[TokenOutput]:
-        """End the sequences whose time is up, with what they have."""
+        """End the sequences whose time is up, with what they have, and those that have waited too
+        long to be begun."""
         now = time.monotonic()
-        late = [s for s in self._sequences.values() if s.deadline is not None and s.deadline < now]
-        for sequence in late:
-            self._drop(sequence)
-        return [TokenOutput(sequence.id, None, FinishReason.LENGTH) for sequence in late]
+        outputs = []
+        for sequence in self._sequences.values():
+            if _is_before(sequence.deadline, now):
+                outputs.append(TokenOutput(sequence.id, None, FinishReason.LENGTH))
+            elif sequence.num_cached is None and _is_before(sequence.queue_deadline, now):
+                outputs.append(TokenOutput(sequence.id, None, FinishReason.ABORT))
+        for output in outputs:
+            self._drop(self._sequences[output.sequence_id])
+        return outputs
 
     def _drop(self, sequence: Sequence) -> None:
         self._grammars.remove(sequence)
@@ -201,6 +207,10 @@ class Engine:
         if leaked != self._num_leaked_blocks:
             self._num_leaked_blocks = leaked
             logger.error("%d of %d cache blocks are lost", leaked, blocks.num_blocks)
+
+
+def _is_before(deadline: float | None, now: float) -> bool:
+    return deadline is not None and deadline < now
 
 
 def check_sequence(sequence: Sequence, limits: EngineLimits) -> None:

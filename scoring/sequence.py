@@ -24,7 +24,8 @@ _MAX_PENALTY = 100.0
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended. ERROR is the row's own fault or misfortune; its neighbours go on."""
+    """Why a sequence ended. ABORT: it waited too long to be begun. ERROR is the row's own fault or
+    misfortune; its neighbours go on."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -188,8 +189,8 @@ class Sequence:
     processor's output; no other id is negative, but for a last one that is PENDING while a step is
     under way. salt separates the prefix caches of callers who
     must not learn of each other. deadline: on time.monotonic's clock, after which the sequence
-    ends with what it has. grammar: of the output, if not any will do; the engine makes a token_mask
-    of it before the sequence begins.
+    ends with what it has; queue_deadline: after which it is no longer begun. grammar: of the
+    output, if not any will do; the engine makes a token_mask of it before the sequence begins.
 
     What the engine keeps: num_computed tokens have their keys in the cache, in the blocks of
     block_table; block_hashes names the complete ones; table_version tells one block_table from the
@@ -207,6 +208,7 @@ class Sequence:
     images: tuple[ImageSpan, ...] = ()
     salt: bytes = b""
     deadline: float | None = None
+    queue_deadline: float | None = None
     grammar: Grammar | None = None
     token_mask: TokenMask | None = None
     num_prompt_tokens: int = field(init=False)

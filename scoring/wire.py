@@ -66,6 +66,7 @@ class Add(msgspec.Struct, frozen=True, tag="add"):
     params: SamplingParams
     salt: bytes
     deadline: float | None
+    queue_deadline: float | None
     grammar: Grammar | None
     pictures: list[PictureHeader]
 
@@ -113,6 +114,7 @@ def _to_add(sequence: Sequence) -> Add:
         params=sequence.params,
         salt=sequence.salt,
         deadline=sequence.deadline,
+        queue_deadline=sequence.queue_deadline,
         grammar=sequence.grammar,
         pictures=[
             PictureHeader(
@@ -140,6 +142,7 @@ def _to_sequence(add: Add, frames: Items[Frame]) -> Sequence:
         tuple(spans),
         salt=add.salt,
         deadline=add.deadline,
+        queue_deadline=add.queue_deadline,
         grammar=add.grammar,
     )
 

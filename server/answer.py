@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from scoring.engine_client import EngineClient
 
-from .completion import Processor, start_completion
+from .completion import Completion, Processor, start_completion
 from .json_response import AsciiJSONResponse
 from .schemas import ChatCompletionsRequest
 from .streaming import (
@@ -17,6 +17,20 @@ from .streaming import (
 )
 
 
+async def begin(
+    chat: ChatCompletionsRequest, request: Request, engine: EngineClient, processor: Processor
+) -> Completion:
+    """Take a conversation in, as whoever calls, and take its tokens off that caller's quota.
+
+    Raises whatever refuses a request, and ClientLeftError.
+    """
+    caller = getattr(request.state, "caller", b"")
+    starting = start_completion(chat, processor, engine, caller)
+    completion = await unless_client_leaves(request, starting)
+    request.state.tokens.reserve(completion)
+    return completion
+
+
 async def answer_chat(
     chat: ChatCompletionsRequest,
     request: Request,
@@ -26,10 +40,9 @@ async def answer_chat(
 ) -> Response:
     """Answer a conversation whose parameters are judged, whole or streamed.
 
-    usage: where a stream tells it; a whole answer always does. Raises whatever refuses a request,
-    and ClientLeftError.
+    usage: where a stream tells it; a whole answer always does. Raises what `begin` raises.
     """
-    completion = await unless_client_leaves(request, start_completion(chat, processor, engine))
+    completion = await begin(chat, request, engine, processor)
     if chat.stream:
         return EventStream(completion_events(completion, engine, usage))
     whole = await unless_client_leaves(request, whole_completion(completion, engine))

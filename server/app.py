@@ -16,11 +16,15 @@ from scoring.engine_client import EngineClient
 from scoring.errors import ScoringError
 
 from . import errors
-from .auth import KeyAuth
+from .auth import CallerAuth
 from .body_limit import BodyLimit
 from .completion import Processor
+from .entra import EntraTokens, entra_tokens
 from .header_limit import HeaderLimit
+from .keys import key_ring
 from .loading import report_loading
+from .loopback_guard import LoopbackGuard
+from .quotas import QuotaGuard, Quotas
 from .request_ids import RequestIds
 from .routes import chat, documents, health, info, openai, score
 from .settings import Settings
@@ -34,9 +38,12 @@ def create_app(
     processor: Processor,
     make_engine: Callable[[], EngineClient],
     on_failure: Callable[[str], None],
+    tokens: EntraTokens | None = None,
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for
-    the operator, when the engine could not be built."""
+    the operator, when the engine could not be built. tokens: for a test whose tokens are not
+    signed by Entra ID. Raises SettingsError for a key file that
+    cannot be used."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,8 +75,13 @@ def create_app(
         max_bytes=settings.max_body_mib << 20,
         max_receive_s=settings.max_receive_s,
     )
-    if settings.api_key is not None:
-        app.add_middleware(KeyAuth, key=settings.api_key.get_secret_value())
+    quotas = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
+    app.add_middleware(QuotaGuard, quotas=quotas)
+    keys = app.state.keys = key_ring(settings)
+    if settings.asks_who_calls:
+        app.add_middleware(CallerAuth, keys=keys, tokens=tokens or entra_tokens(settings))
+    elif not settings.no_auth:
+        app.add_middleware(LoopbackGuard)
     app.add_middleware(HeaderLimit)
     app.add_middleware(RequestIds)
     return app

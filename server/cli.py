@@ -1,10 +1,11 @@
 """The command line: `phi3v serve` and `phi3v download`."""
 
+import inspect
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
@@ -20,52 +21,42 @@ app = typer.Typer(
 logger = logging.getLogger("phi3v")
 
 
-def _flag(name: str) -> Any:
-    """A flag whose help is its setting's description and default."""
+def _flag(name: str) -> inspect.Parameter:
+    """A flag of the setting's name, with its description and default for help."""
     field = Settings.model_fields[name]
-    default = "" if field.default is None else f" Default: {field.default}."
-    return typer.Option(help=f"{field.description}{default}", show_default=False)
+    default = f" Default: {field.default}." if field.default not in (None, ()) else ""
+    option = typer.Option(help=f"{field.description}{default}", show_default=False)
+    kinds = {field.annotation, *get_args(field.annotation)}
+    kind = next((kind for kind in (bool, int, float) if kind in kinds), str)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
 
 
-@app.command()
-def serve(
-    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
-    model: Annotated[str | None, _flag("model")] = None,
-    revision: Annotated[str | None, _flag("revision")] = None,
-    card: Annotated[str | None, _flag("card")] = None,
-    host: Annotated[str | None, _flag("host")] = None,
-    port: Annotated[int | None, _flag("port")] = None,
-    api_key: Annotated[str | None, _flag("api_key")] = None,
-    no_auth: Annotated[bool | None, _flag("no_auth")] = None,
-    device: Annotated[str | None, _flag("device")] = None,
-    dtype: Annotated[str | None, _flag("dtype")] = None,
-    quantization: Annotated[str | None, _flag("quantization")] = None,
-    attention: Annotated[str | None, _flag("attention")] = None,
-    kv_cache_dtype: Annotated[str | None, _flag("kv_cache_dtype")] = None,
-    max_model_len: Annotated[int | None, _flag("max_model_len")] = None,
-    max_num_seqs: Annotated[int | None, _flag("max_num_seqs")] = None,
-    max_num_batched_tokens: Annotated[int | None, _flag("max_num_batched_tokens")] = None,
-    max_queued_requests: Annotated[int | None, _flag("max_queued_requests")] = None,
-    max_queued_tokens: Annotated[int | None, _flag("max_queued_tokens")] = None,
-    kv_cache_gib: Annotated[float | None, _flag("kv_cache_gib")] = None,
-    feature_cache_mib: Annotated[int | None, _flag("feature_cache_mib")] = None,
-    max_request_s: Annotated[float | None, _flag("max_request_s")] = None,
-    max_body_mib: Annotated[int | None, _flag("max_body_mib")] = None,
-    max_receive_s: Annotated[float | None, _flag("max_receive_s")] = None,
-    max_image_megapixels: Annotated[float | None, _flag("max_image_megapixels")] = None,
-    engine_process: Annotated[bool | None, _flag("engine_process")] = None,
-    data_parallel: Annotated[int | None, _flag("data_parallel")] = None,
-    drain_s: Annotated[float | None, _flag("drain_s")] = None,
-    log_level: Annotated[str | None, _flag("log_level")] = None,
-) -> None:
+def serve(config: Path | None, **flags: Any) -> None:
     """Start the server. Every flag is also a variable: PHI3V_MAX_MODEL_LEN for --max-model-len."""
-    flags = {name: value for name, value in locals().items() if name != "config"}
     try:
         settings = load_settings(flags, os.environ, config)
         configure_logging(settings.log_level.upper())
         _serve(settings)
     except (SettingsError, ScoringError, ModelConfigError) as error:
         _fail(error)
+
+
+# Typer reads a command's flags off its signature: one flag for every setting.
+_config = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[Path | None, typer.Option(help="A TOML file of settings.")],
+)
+serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [_config, *map(_flag, Settings.model_fields)]
+)
+app.command()(serve)
 
 
 @app.command()

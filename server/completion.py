@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,8 +21,10 @@ from scoring.sequence import FinishReason, Logprobs, Sequence
 from scoring.text_stream import TokenTextStreamer
 
 from .answer_grammar import to_grammar
-from .conversation import to_chat_messages
-from .errors import NotSupportedError
+from .conversation import to_chat_messages, urls_to_fetch
+from .errors import NotSupportedError, TimedOutError
+from .image_fetcher import ImageFetcher
+from .request_limits import RequestLimits
 from .sampling import check_parameters, to_sampling_params
 from .schemas import ChatCompletionsRequest
 
@@ -39,20 +41,26 @@ class Processor:
     tokenizer: PreTrainedTokenizerFast
     prompts: PromptBuilder
     grammars: GrammarChecker
+    limits: RequestLimits
+    image_fetcher: ImageFetcher
     max_image_pixels: int
-    max_request_s: float | None = None
+    max_queue_wait_s: float
+    max_request_s: float
     picture_workers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(os.cpu_count(), "pictures")
     )
 
     async def to_prompt(self, request: ChatCompletionsRequest) -> Prompt:
-        """Decode, tile and tokenize, in a worker thread."""
+        """Fetch what is to be fetched; then decode, tile and tokenize, in a worker thread."""
+        urls = urls_to_fetch(request.messages, self.card)
+        fetched = await self.image_fetcher.fetch_all(urls)
         workers = self.picture_workers if request.has_pictures else None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(workers, self._build, request)
+        return await loop.run_in_executor(workers, self._build, request, fetched)
 
-    def _build(self, request: ChatCompletionsRequest) -> Prompt:
-        return self.prompts.build(to_chat_messages(request, self.card, self.max_image_pixels))
+    def _build(self, request: ChatCompletionsRequest, fetched: Mapping[str, bytes]) -> Prompt:
+        chat = to_chat_messages(request, self.card, self.max_image_pixels, fetched)
+        return self.prompts.build(chat)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,11 @@ class Completion:
     """A request on its way through the engine."""
 
     def __init__(
-        self, request: ChatCompletionsRequest, sequence: Sequence, processor: Processor
+        self,
+        request: ChatCompletionsRequest,
+        sequence: Sequence,
+        processor: Processor,
+        max_model_len: int,
     ) -> None:
         self.id = sequence.id
         self.created = int(time.time())
@@ -77,8 +89,18 @@ class Completion:
         self.num_output_tokens = 0
         self.num_cached_tokens = 0
         self._sequence = sequence
+        self._max_model_len = max_model_len
         self._tokenizer = processor.tokenizer
         self._streamer = TokenTextStreamer(processor.tokenizer, request.stop or ())
+
+    @property
+    def num_total_tokens(self) -> int:
+        return self.num_prompt_tokens + self.num_output_tokens
+
+    @property
+    def max_total_tokens(self) -> int:
+        """What num_total_tokens can come to."""
+        return min(self.num_prompt_tokens + self._sequence.params.max_tokens, self._max_model_len)
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -88,7 +110,7 @@ class Completion:
         return {
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": self.num_output_tokens,
-            "total_tokens": self.num_prompt_tokens + self.num_output_tokens,
+            "total_tokens": self.num_total_tokens,
             "prompt_tokens_details": {
                 "cached_tokens": self.num_cached_tokens,
                 "image_tokens": sum(image.picture.num_tokens for image in images),
@@ -104,6 +126,8 @@ class Completion:
         async with aclosing(engine.generate(self._sequence)) as outputs:
             async for output in outputs:
                 reason, logprobs = output.finish_reason, None
+                if output.token_id is None and self.num_output_tokens == 0:
+                    raise TimedOutError("the answer did not begin in the time allowed")
                 self.num_output_tokens += output.token_id is not None
                 self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached)
                 if reason is not FinishReason.STOP and output.token_id is not None:
@@ -140,12 +164,17 @@ class Completion:
 
 
 async def start_completion(
-    request: ChatCompletionsRequest, processor: Processor, engine: EngineClient
+    request: ChatCompletionsRequest,
+    processor: Processor,
+    engine: EngineClient,
+    caller: bytes = b"",
 ) -> Completion:
-    """Everything that can refuse a request, before the first byte of an answer."""
+    """Everything that can refuse a request, before the first byte of an answer. caller: whose
+    prefix cache it shares."""
     start = time.monotonic()
     limits = engine.check_ready()
     engine.check_room()
+    processor.limits.check(request)
     _check_supported(request, processor.card)
     check_parameters(request, limits)
     grammar = await to_grammar(request, processor.grammars)
@@ -158,11 +187,13 @@ async def start_completion(
         prompt.token_ids,
         to_sampling_params(request, processor.card, processor.prompts.stop_token_ids, limits),
         prompt.images,
-        deadline=None if processor.max_request_s is None else start + processor.max_request_s,
+        salt=caller,
+        deadline=start + processor.max_request_s,
+        queue_deadline=start + processor.max_queue_wait_s,
         grammar=grammar,
     )
     sequence.check_grammar()
-    return Completion(request, sequence, processor)
+    return Completion(request, sequence, processor, limits.max_model_len)
 
 
 def _check_supported(request: ChatCompletionsRequest, card: Card) -> None:

@@ -1,41 +1,60 @@
 """Messages off the wire → the turns that the prompt is built from."""
 
+from collections.abc import Mapping
+
 from model_config import Card
 from scoring.prompt import ChatImage, ChatMessage
 
 from .errors import InvalidRequestError, NotSupportedError
+from .image_urls import is_url
 from .images import load_image
 from .schemas import ChatCompletionsRequest, ContentPart, ImageUrl, Message
 
 _Loc = tuple[str, ...]
 
 
+def urls_to_fetch(messages: list[Message], card: Card) -> list[tuple[str, _Loc]]:
+    """The URLs of the pictures that will be kept and have to be fetched, with their places.
+
+    Raises InvalidRequestError and NotSupportedError for what breaks the card's rules.
+    """
+    images = [image for turn in _kept_turns(messages, card) for image in turn.images]
+    return [(image.url, loc) for image, loc in images if is_url(image.url)]
+
+
 def to_chat_messages(
-    request: ChatCompletionsRequest, card: Card, max_pixels: int
+    request: ChatCompletionsRequest, card: Card, max_pixels: int, fetched: Mapping[str, bytes]
 ) -> list[ChatMessage]:
     """Check the card's rules and decode the pictures that will be kept; the others are not.
 
-    Raises InvalidRequestError and NotSupportedError, naming the place. Takes as long as decoding
-    does: run it in a worker thread.
+    fetched: the files at urls_to_fetch. Raises InvalidRequestError and NotSupportedError, naming
+    the place. Takes as long as decoding does: run it in a worker thread.
     """
-    turns = [
-        _Turn(message, ("body", "messages", str(index)), card)
-        for index, message in enumerate(request.messages)
-    ]
-    surplus = sum(len(turn.images) for turn in turns) - card.images_kept
     chat = []
-    for turn in turns:
-        dropped = min(max(surplus, 0), len(turn.images))
-        surplus -= dropped
+    for turn in _kept_turns(request.messages, card):
         images = tuple(
             ChatImage(
-                load_image(image.url, max_pixels, loc),
+                load_image(image.url, max_pixels, loc, fetched.get(image.url)),
                 1 if image.detail == "low" else request.num_crops,
             )
-            for image, loc in turn.images[dropped:]
+            for image, loc in turn.images
         )
         chat.append(ChatMessage(turn.role, turn.text, images))
     return chat
+
+
+def _kept_turns(messages: list[Message], card: Card) -> list["_Turn"]:
+    """The messages, checked, without the images beyond the last that the card keeps."""
+    turns = [
+        _Turn(message, ("body", "messages", str(index)), card)
+        for index, message in enumerate(messages)
+    ]
+    surplus = sum(len(turn.images) for turn in turns) - card.images_kept
+    for turn in turns:
+        dropped = min(max(surplus, 0), len(turn.images))
+        surplus -= dropped
+        turn.images = turn.images[dropped:]
+    return turns
 
 
 class _Turn:

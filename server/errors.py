@@ -3,10 +3,16 @@
 APIError                     a request that is refused here, with its status
 ├── InvalidRequestError      422: a value is wrong
 ├── NotSupportedError        422 `parameter_not_supported`: known, but not by this model
+├── ImageUrlNotAllowedError  422: this server does not fetch such a URL, or none
+├── ImageFetchError          422: it tried, and there was no picture
 ├── UnknownParameterError    400: not in the API, and extra-parameters does not let it through
 ├── NotFoundError            404: a model that is not there
+├── TooLargeError            413: more than is decoded or tokenized
+├── TimedOutError            408: it came too slowly, or not a token was there in time
 ├── UnauthorizedError        401
-├── TimedOutError            408: a request that came too slowly
+├── ForbiddenError           403
+├── UnavailableError         503: something that is needed here is out of reach
+├── RateLimitError           429: more than the caller's share, or than can be fetched
 ├── HeadersTooLargeError     431: of all headers, or of one that has a limit of its own
 └── BadHeaderError           400: a header, or a whole head, that is not what it must be
 
@@ -57,6 +63,7 @@ class APIError(Exception):
 
     def __init__(self, message: str, loc: tuple[str, ...] = (), value: Any = None) -> None:
         super().__init__(message)
+        self.headers: dict[str, str] = {}
         self.problem = Problem(message, loc, value)
 
 
@@ -72,6 +79,18 @@ class NotSupportedError(APIError):
     status, code = 422, "parameter_not_supported"
 
 
+class ImageUrlNotAllowedError(APIError):
+    """An image's URL that the server is not started to fetch, or that it does not trust."""
+
+    status, code = 422, "image_url_not_allowed"
+
+
+class ImageFetchError(APIError):
+    """There is no picture at an image's URL, for whatever reason."""
+
+    status, code = 422, "image_fetch_failed"
+
+
 class UnknownParameterError(APIError):
     """A parameter that the API does not name, or a bad extra-parameters header."""
 
@@ -84,10 +103,46 @@ class NotFoundError(APIError):
     status, code = 404, "not_found"
 
 
+class TooLargeError(APIError):
+    """A picture or a text is larger than this server takes."""
+
+    status, code = 413, "body_too_large"
+
+
 class UnauthorizedError(APIError):
-    """No key, or a wrong one."""
+    """No key or token, or a wrong one. challenge: the value of WWW-Authenticate."""
 
     status, code = 401, "unauthorized"
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.headers = {"WWW-Authenticate": challenge}
+
+
+class ForbiddenError(APIError):
+    """Who calls, or from where, is known and not enough."""
+
+    status, code = 403, "forbidden"
+
+
+class UnavailableError(APIError):
+    """Nothing is wrong with the request, and trying again may help."""
+
+    status, code = 503, "not_ready"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": "5"}
+
+
+class RateLimitError(APIError):
+    """Too much at once. retry_after_s: when trying again will help."""
+
+    status, code = 429, "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
 
 
 class TimedOutError(APIError):
@@ -187,7 +242,7 @@ def _shown(value: Any) -> Any:
 def error_answer(error: Exception) -> tuple[Answer, dict[str, Any]]:
     """The status, headers and body of any exception, looked up along its classes."""
     if isinstance(error, APIError):
-        answer, problem = Answer(error.status, error.code), error.problem
+        answer, problem = Answer(error.status, error.code, error.headers), error.problem
     else:
         known = (_STATUS[base] for base in type(error).__mro__ if base in _STATUS)
         answer = next(known, Answer(500, "internal_error"))
@@ -198,8 +253,6 @@ def error_answer(error: Exception) -> tuple[Answer, dict[str, Any]]:
 
 def error_response(answer: Answer, body: dict[str, Any]) -> AsciiJSONResponse:
     headers = {"x-ms-error-code": answer.code, **answer.headers}
-    if answer.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
     return AsciiJSONResponse(body, status_code=answer.status, headers=headers)
 
 

@@ -1,4 +1,5 @@
-"""data: URLs → plain RGB pictures, with every limit applied before memory is spent."""
+"""Files, and data: URLs that hold files → plain RGB pictures, with every limit applied before
+memory is spent."""
 
 import binascii
 import io
@@ -7,30 +8,38 @@ import re
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import InvalidRequestError, NotSupportedError
+from .errors import InvalidRequestError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
 _DATA_URL = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _URL_SAFE = str.maketrans("-_", "+/", " \t\r\n")
 _PORTION = 1 << 18
 _Loc = tuple[str, ...]
 
 
-def load_image(url: str, max_pixels: int, loc: _Loc) -> Image.Image:
+def load_image(url: str, max_pixels: int, loc: _Loc, fetched: bytes | None = None) -> Image.Image:
     """Decode the picture of a data URL to RGB: upright, on white, eight bits deep, first frame.
 
-    The declared type is not trusted; the bytes decide. loc: where the URL stands, for the error.
+    The declared type is not trusted; the bytes decide. fetched: the file at a URL of another kind.
+    loc: where the URL stands, for the error.
     Raises InvalidRequestError or NotSupportedError; no message repeats what was sent.
     """
-    return to_plain_rgb(_open(_decode(url, loc), max_pixels, loc), loc)
+    file = _decode(url, loc) if fetched is None else io.BytesIO(fetched)
+    return to_plain_rgb(_open(file, max_pixels, loc), loc)
+
+
+def begins_like_a_picture(file: bytes | bytearray) -> bool:
+    """Whether the first bytes are those of one of FORMATS."""
+    return file.startswith(_SIGNATURES) or (file.startswith(b"RIFF") and file[8:12] == b"WEBP")
 
 
 def _decode(url: str, loc: _Loc) -> io.BytesIO:
     header = _DATA_URL.match(url)
     if header is None:
-        if url[:8].lower().startswith(("http://", "https://")):
-            raise NotSupportedError("this server fetches no image URLs; send a data URL", loc)
-        raise InvalidRequestError("an image must be a 'data:image/…;base64,…' URL", loc)
+        raise InvalidRequestError(
+            "an image must be a 'data:image/…;base64,…' URL, or one with https://", loc
+        )
     try:
         return _decode_base64(url, header.end())
     except (binascii.Error, ValueError):

@@ -18,6 +18,8 @@ from pydantic import (
 
 from .parameters import Parameters, Text, not_bool
 
+MAX_MESSAGES, MAX_PARTS = 1024, 1024
+
 # Of one conversation; each costs tokens, so that the context ends most of them sooner.
 _MAX_MESSAGES = 1024
 
@@ -59,7 +61,8 @@ def _kind_of_content(value: Any) -> str:
 
 # Told apart by a function, so that an error speaks of the one that was meant.
 Content = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[ContentPart], Tag("parts")],
+    Annotated[Text, Tag("text")]
+    | Annotated[list[ContentPart], Field(max_length=MAX_PARTS), Tag("parts")],
     Discriminator(_kind_of_content),
 ]
 
@@ -106,7 +109,7 @@ class ChatCompletionsRequest(Parameters):
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[Message] = Field(min_length=1, max_length=_MAX_MESSAGES)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     model: str | None = Field(None, description="Any name; there is one model.")
     stream: bool | None = None
     stream_options: StreamOptions | None = Field(

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+from transformers import PreTrainedTokenizerFast
 
-from model_config import card_for, from_checkpoint, load_card
+from model_config import Card, card_for, from_checkpoint, load_card
 from scoring.async_engine import AsyncEngine
 from scoring.engine_client import EngineClient
 from scoring.engine_config import EngineConfig
@@ -21,7 +22,10 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 from .app import create_app
 from .completion import Processor
 from .http_protocol import HTTPProtocol
+from .image_fetcher import ImageFetcher
+from .request_limits import request_limits
 from .settings import Settings
+from .tls import check_certificate
 
 logger = logging.getLogger("phi3v")
 
@@ -29,23 +33,19 @@ logger = logging.getLogger("phi3v")
 def run(settings: Settings, checkpoint: Path) -> None:
     """Serve until a signal. Listens at once; the weights load behind it.
 
-    Raises CheckpointError when the engine could not be built, and ModelConfigError before it
-    listens for what the checkpoint's small files already show.
+    Raises CheckpointError when the engine could not be built; before it listens, SettingsError
+    for files that settings name and that cannot be used, and ModelConfigError for what the
+    checkpoint's small files already show.
     """
+    check_certificate(settings)
     model = from_checkpoint(checkpoint)
     card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
     engine_config = to_engine_config(settings, checkpoint)
     engine_config.check_context(model.text.max_position_embeddings)
     tokenizer = load_tokenizer(checkpoint)
     prompts = PromptBuilder(tokenizer, card, model.vision)
-    processor = Processor(
-        card,
-        tokenizer,
-        prompts,
-        GrammarChecker(checkpoint / "tokenizer.json", prompts.stop_token_ids),
-        int(settings.max_image_megapixels * 1e6),
-        settings.max_request_s,
-    )
+    grammars = GrammarChecker(checkpoint / "tokenizer.json", prompts.stop_token_ids)
+    processor = to_processor(settings, card, tokenizer, prompts, grammars)
     failures: list[str] = []
 
     def on_failure(failure: str) -> None:
@@ -59,6 +59,9 @@ def run(settings: Settings, checkpoint: Path) -> None:
             http=partial(HTTPProtocol, max_receive_s=settings.max_receive_s),  # type: ignore[arg-type]
             host=settings.host,
             port=settings.port,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+            ws="none",  # no route speaks it, and what guards the routes speaks HTTP
             log_config=None,
             access_log=False,
             server_header=False,
@@ -69,6 +72,8 @@ def run(settings: Settings, checkpoint: Path) -> None:
     # uvicorn drains at SIGTERM, then raises it again for whoever listened before: an end in good
     # order is exit code 0, as container platforms expect.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if settings.api_key_file:
+        signal.signal(signal.SIGHUP, lambda *_: app.state.keys.reload())
     # Threads that decode pictures hand the interpreter back to the event loop ten times sooner.
     sys.setswitchinterval(0.0005)
     server.run()
@@ -89,6 +94,32 @@ def _engine(settings: Settings, config: EngineConfig) -> EngineClient:
         max_queued=settings.max_queued_requests,
         max_queued_tokens=settings.max_queued_tokens,
         own_process=settings.engine_process,
+    )
+
+
+def to_processor(
+    settings: Settings,
+    card: Card,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: PromptBuilder,
+    grammars: GrammarChecker,
+) -> Processor:
+    """The model's front half, bounded as the settings say."""
+    return Processor(
+        card,
+        tokenizer,
+        prompts,
+        grammars,
+        limits=request_limits(settings),
+        image_fetcher=ImageFetcher(
+            settings.allow_image_urls,
+            max_bytes=settings.max_image_mib << 20,
+            timeout_s=settings.image_url_timeout_s,
+            max_fetches=settings.max_image_fetches,
+        ),
+        max_image_pixels=int(settings.max_image_megapixels * 1e6),
+        max_queue_wait_s=settings.max_queue_wait_s,
+        max_request_s=settings.max_request_s,
     )
 
 
@@ -119,4 +150,5 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             for listening in server.sockets:
                 host, port, *_ = listening.getsockname()
-                logger.info("listening on http://%s:%d", host, port)
+                scheme = "https" if self.config.is_ssl else "http"
+                logger.info("listening on %s://%s:%d", scheme, host, port)

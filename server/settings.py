@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from scoring.engine_config import (
     AttentionName,
@@ -17,7 +17,13 @@ from scoring.engine_config import (
     QuantizationName,
 )
 
+from .access_settings import AccessSettings
+from .image_settings import ImageSettings
+from .limit_settings import LimitSettings
+
 _PREFIX = "PHI3V_"
+# Azure ML's front end gives up on a request after 180 seconds.
+_AZUREML_REQUEST_S = 170
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -25,7 +31,7 @@ class SettingsError(ValueError):
     """A setting is unknown or has a value that it must not have."""
 
 
-class Settings(BaseModel):
+class Settings(ImageSettings, LimitSettings, AccessSettings):
     """Field names are flags (--max-model-len) and variables (PHI3V_MAX_MODEL_LEN) alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,14 +49,6 @@ class Settings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(5001, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
-    api_key: SecretStr | None = Field(
-        None,
-        min_length=1,
-        description="The key that callers must send; better given as a variable.",
-    )
-    no_auth: bool = Field(
-        False, description="Let anyone call. Without a key, needed to listen beyond loopback."
-    )
     device: DeviceName = Field("auto", description="auto: CUDA where there is a device.")
     dtype: DtypeName = Field(
         "auto",
@@ -85,38 +83,11 @@ class Settings(BaseModel):
         le=131072,
         description="Tokens of a step; a longer prompt is computed in several steps.",
     )
-    max_queued_requests: int = Field(
-        128, ge=0, description="Requests that may wait for a place; more are answered 429."
-    )
-    max_queued_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="Prompt tokens that may wait for their first token; more are answered 429. "
-        "Unset: four times the longest request, and at least 65536.",
-    )
     kv_cache_gib: float | None = Field(
         None, gt=0, description="Memory for keys and values. Unset: measured (on a CPU at most 4)."
     )
     feature_cache_mib: int = Field(
         512, ge=0, description="Memory for the features of pictures that may come again."
-    )
-    max_request_s: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds a request may take, waiting included; then it ends with what it has "
-        "(finish_reason length). Unset: no limit.",
-    )
-    max_body_mib: int = Field(
-        32, ge=1, description="Size of a request's body; a larger one is answered 413."
-    )
-    max_receive_s: float = Field(
-        10,
-        gt=0,
-        description="Seconds that a request's head may take to arrive, and each MiB of its body; "
-        "a slower one is answered 408.",
-    )
-    max_image_megapixels: float = Field(
-        40, gt=0, description="Size of a picture, read from its header before it is decoded."
     )
     engine_process: bool = Field(
         True, description="Run the engine in a process of its own, beside the one that answers."
@@ -147,12 +118,14 @@ class Settings(BaseModel):
                 f"data_parallel is {self.data_parallel}: engines in threads would wait for each "
                 "other's turn at the interpreter; let each have its engine_process"
             )
-        if self.api_key is not None and self.no_auth:
-            raise ValueError("api_key and no_auth exclude each other")
-        if self.api_key is None and not self.no_auth and self.host not in _LOOPBACK:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key need each other")
+        if self.asks_who_calls and self.no_auth:
+            raise ValueError("no_auth excludes api_key, api_key_file and entra_tenant")
+        if not self.asks_who_calls and not self.no_auth and self.host not in _LOOPBACK:
             raise ValueError(
-                f"host is {self.host!r}, beyond loopback: give an api_key, or no_auth to let "
-                "anyone call"
+                f"host is {self.host!r}, beyond loopback: give an api_key, an api_key_file or an "
+                "entra_tenant, or no_auth to let anyone call"
             )
         return self
 
@@ -175,7 +148,9 @@ def load_settings(
         for name in values:
             _check_name(name, source)
     merged = {**sources["file"], **variables, **given}
-    merged.setdefault("model", environ.get("AZUREML_MODEL_DIR"))
+    if mount := environ.get("AZUREML_MODEL_DIR"):
+        merged.setdefault("model", mount)
+        merged.setdefault("max_request_s", _AZUREML_REQUEST_S)
     try:
         return Settings(**merged)
     except ValidationError as error:

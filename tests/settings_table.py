@@ -6,19 +6,38 @@
 import re
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from server.access_settings import AccessSettings
+from server.image_settings import ImageSettings
+from server.limit_settings import LimitSettings
 from server.settings import Settings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
+# Every setting stands in one: a test compares.
+_GROUPS = {
+    "The server and its engine:": Settings,
+    "Limits:": LimitSettings,
+    "Pictures:": ImageSettings,
+    "Who may call:": AccessSettings,
+}
 _REGION = re.compile(r"(<!-- settings:.*?-->\n).*?(<!-- /settings -->)", re.DOTALL)
 
 
 def with_current_table(text: str) -> str:
     """The README's text with the table as it should be."""
+    tables = "\n".join(f"{title}\n\n{_table(group)}" for title, group in _GROUPS.items())
+    return _REGION.sub(lambda match: match[1] + tables + match[2], text)
+
+
+def _table(group: type[BaseModel]) -> str:
+    """The settings that the group itself declares."""
     rows = ["| setting | default | what it does |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{field.default}`"
-        rows.append(f"| `--{name.replace('_', '-')}` | {default} | {field.description} |")
-    return _REGION.sub(lambda match: match[1] + "\n".join(rows) + "\n" + match[2], text)
+        if name in group.__annotations__:
+            default = "" if field.default in (None, ()) else f"`{field.default}`"
+            rows.append(f"| `--{name.replace('_', '-')}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from server.settings import Settings
 from tests.settings_table import README, with_current_table
 
 _TEXT = README.read_text(encoding="utf-8")
@@ -44,6 +45,11 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_settings_table_is_current() -> None:
     assert with_current_table(_TEXT) == _TEXT, "run python -m tests.settings_table"
+
+
+def test_the_settings_table_has_every_setting() -> None:
+    for name in Settings.model_fields:
+        assert _TEXT.count(f"| `--{name.replace('_', '-')}` |") == 1, name
 
 
 def test_the_curl_example_runs(endpoint: str) -> None:

@@ -3,8 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ..answer import answer_chat
-from ..completion import start_completion
+from ..answer import answer_chat, begin
 from ..extra_parameters import apply_extra_parameters
 from ..json_body import JSONBodyRoute
 from ..json_response import AsciiJSONResponse
@@ -35,6 +34,6 @@ async def score(
         chat = apply_extra_parameters(body, request.headers)
         return await answer_chat(chat, request, engine, processor, UsagePlace.LAST_CHUNK)
     chat = body.to_chat_request()
-    completion = await unless_client_leaves(request, start_completion(chat, processor, engine))
+    completion = await begin(chat, request, engine, processor)
     whole = await unless_client_leaves(request, whole_completion(completion, engine))
     return AsciiJSONResponse({"output": whole["choices"][0]["message"]["content"]})

@@ -89,6 +89,33 @@ def test_a_waiting_sequence_expires_too():
     assert [o.sequence_id for o in engine.step() if o.finish_reason] == ["waiting"]
 
 
+def test_a_sequence_that_waits_too_long_is_not_begun():
+    engine = make_engine(ScriptedRunner(), make_scheduler(max_num_seqs=1))
+    for name in ("running", "patient", "impatient"):
+        sequence = make_sequence(name, max_tokens=2)
+        sequence.queue_deadline = time.monotonic() + (60 if name == "patient" else 0)
+        if name == "running":
+            sequence.queue_deadline = time.monotonic() + 60
+        engine.add(sequence)
+
+    first = engine.step()
+    ended = [(o.sequence_id, o.finish_reason) for o in first + engine.step() if o.finish_reason]
+
+    assert ended == [("impatient", FinishReason.ABORT), ("running", FinishReason.LENGTH)]
+    assert [o.sequence_id for o in engine.step()] == ["patient"]
+
+
+def test_a_sequence_that_has_begun_may_wait_again():
+    """One that was preempted is not new in the queue."""
+    engine = make_engine(ScriptedRunner())
+    sequence = make_sequence("begun", max_tokens=3)
+    engine.add(sequence)
+    engine.step()
+    sequence.queue_deadline = time.monotonic() - 1
+
+    assert [o.token_id for o in engine.step()] == [7]
+
+
 def test_lost_blocks_are_counted_and_logged_but_serving_goes_on(caplog):
     scheduler = make_scheduler()
     engine = make_engine(ScriptedRunner(), scheduler)

@@ -71,6 +71,7 @@ def a_sequence() -> Sequence:
         (ImageSpan(first, 1), ImageSpan(second, 7)),
         salt=b"\x00\xff",
         deadline=1.5,
+        queue_deadline=0.5,
         grammar=Grammar('{"ü": 1}'),
     )
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 from scoring.scheduler import SampledToken, ScheduledRow
 from scoring.sequence import Sequence
 from server.app import create_app
-from server.completion import Processor
+from server.entra import EntraTokens
+from server.image_fetcher import ImageFetcher
+from server.serving import to_processor
 from server.settings import Settings
 
 from ..engine.scripted import StepAtOnce
@@ -90,8 +93,14 @@ class Parrot:
 class ParrotServer(Endpoint):
     """The server around a parrot."""
 
-    def __init__(self, base_url: str, parrot: Parrot, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(base_url)
+    def __init__(
+        self,
+        base_url: str,
+        parrot: Parrot,
+        loop: asyncio.AbstractEventLoop,
+        api_key: str | None = None,
+    ) -> None:
+        super().__init__(base_url, api_key)
         self.parrot = parrot
         self._loop = loop
 
@@ -115,6 +124,8 @@ def parrot_server(
     max_queued_tokens: int | None = None,
     max_model_len: int = 1024,
     prompt_builder: type[PromptBuilder] = PromptBuilder,
+    image_fetcher: ImageFetcher | None = None,
+    tokens: EntraTokens | None = None,
     **settings: Any,
 ) -> Iterator[ParrotServer]:
     """uvicorn in a thread, on a loopback port."""
@@ -133,8 +144,17 @@ def parrot_server(
             config, max_queued=max_queued, max_queued_tokens=max_queued_tokens, build=build
         )
 
-    with threaded_server(checkpoint, make_engine, prompt_builder, **settings) as (base_url, _):
-        server = ParrotServer(base_url, parrot, loops[0])
+    with threaded_server(
+        checkpoint,
+        make_engine,
+        prompt_builder,
+        image_fetcher=image_fetcher,
+        tokens=tokens,
+        **settings,
+    ) as (base_url, _):
+        server = ParrotServer(
+            base_url, parrot, loops[0], (settings.get("api_key") or "").split(",")[0] or None
+        )
         server.remember_golden()
         yield server
 
@@ -144,6 +164,9 @@ def threaded_server(
     checkpoint: Path,
     make_engine: Callable[[], AsyncEngine],
     prompt_builder: type[PromptBuilder] = PromptBuilder,
+    *,
+    image_fetcher: ImageFetcher | None = None,
+    tokens: EntraTokens | None = None,
     **settings: Any,
 ) -> Iterator[tuple[str, list[str]]]:
     """The application, served by uvicorn in a thread: its address, and the list of failures that
@@ -153,10 +176,11 @@ def threaded_server(
     card, tokenizer = card_for(model.name_or_path), load_tokenizer(checkpoint)
     prompts = prompt_builder(tokenizer, card, model.vision)
     grammars = GrammarChecker(checkpoint / "tokenizer.json", prompts.stop_token_ids)
-    max_pixels = int(chosen.max_image_megapixels * 1e6)
-    processor = Processor(card, tokenizer, prompts, grammars, max_pixels)
+    processor = to_processor(chosen, card, tokenizer, prompts, grammars)
+    if image_fetcher is not None:
+        processor = replace(processor, image_fetcher=image_fetcher)
     failures: list[str] = []
-    app = create_app(chosen, processor, make_engine, failures.append)
+    app = create_app(chosen, processor, make_engine, failures.append, tokens)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -20,7 +20,7 @@ import psutil
 
 PROJECT = Path(__file__).resolve().parents[2]
 START_S = 60.0
-_LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
+_LISTENING = re.compile(r"listening on (https?://127\.0\.0\.1:\d+)")
 _OURS = ("PHI3V_", "AZUREML_", "HF_", "HUGGINGFACE_", "XDG_")
 
 

@@ -1,5 +1,7 @@
 """Who may call: with a key set, everything but the probes needs it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,8 +13,9 @@ from server.settings import Settings
 
 from .conftest import KEY
 from .error_bodies import assert_error
+from .parrot import Parrot, parrot_server
 from .raw_http import exchange
-from .running_server import RunningServer, assert_well, user
+from .running_server import Endpoint, RunningServer, assert_well, user
 
 PUBLIC = {"/", "/health/live", "/health/ready"}
 CHAT = {"messages": [user("hi")], "max_tokens": 1}
@@ -154,3 +157,111 @@ def test_the_key_is_never_logged(small: RunningServer) -> None:
 
 def test_without_a_key_on_loopback_anyone_may_call(demo: RunningServer) -> None:
     assert send(demo, {"Authorization": "Bearer whatever"}).status_code == 200
+
+
+# Loopback without a key: the browser's other pages must not call
+
+
+def answer(server: Endpoint, *head: str, method: str = "GET") -> bytes:
+    """What a request of exactly these headers gets."""
+    lines = [f"{method} /info HTTP/1.1", *head, "Connection: close", "", ""]
+    return exchange(server, "\r\n".join(lines).encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "localhost:5001", "LOCALHOST", "127.0.0.1", "127.0.0.1:1", "127.9.9.9"),
+        *("[::1]", "[::1]:5001", "phi.localhost:80", "host.docker.internal:5001"),
+    ],
+)
+def test_this_machines_own_names_are_answered(demo: RunningServer, host: str) -> None:
+    assert answer(demo, f"Host: {host}").startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.com", "evil.com:5001", "localhost.evil.com", "evil-localhost", "127.0.0.1.nip.io"),
+        *("0.0.0.0", "10.0.0.1", "[::]", "[fe80::1]", "2130706433", "localhost@evil.com", ""),
+        *("evil.com/localhost", "localhost:5001:5001", "[::1", "::1]", "xhost.docker.internal"),
+    ],
+)
+def test_another_host_is_refused_as_a_rebound_name(demo: RunningServer, host: str) -> None:
+    received = answer(demo, f"Host: {host}")
+    assert received.startswith((b"HTTP/1.1 403 ", b"HTTP/1.1 400 ")), received
+    assert b"model_name" not in received
+    assert_well(demo)
+
+
+def test_a_refused_host_is_told_what_to_do(demo: RunningServer) -> None:
+    response = send(demo, {"Host": "evil.com"})
+    message = assert_error(response, 403, "forbidden")["message"]
+    assert "--api-key" in message
+    assert "--no-auth" in message
+
+
+def test_two_hosts_or_none_are_no_request(demo: RunningServer) -> None:
+    assert answer(demo).startswith(b"HTTP/1.1 400 ")
+    assert answer(demo, "Host: localhost", "Host: evil.com").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Origin: https://evil.com",
+        "Origin: null",
+        "Origin: http://localhost:3000",
+        "Origin: http://localhost.evil.com:5001",
+        "Origin: localhost:5001",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
+    ],
+)
+def test_another_sites_page_is_refused_whatever_the_method(
+    demo: RunningServer, header: str, method: str
+) -> None:
+    received = answer(demo, "Host: localhost:5001", header, method=method)
+    assert received.startswith(b"HTTP/1.1 403 "), received
+    assert b"access-control" not in received.lower()
+
+
+def test_a_form_on_another_page_starts_nothing(demo: RunningServer) -> None:
+    """What a page can post without asking first: text/plain, whose text may well be JSON."""
+    response = demo.request(
+        "POST",
+        "/chat/completions",
+        content=json.dumps(CHAT),
+        headers={"Content-Type": "text/plain", "Origin": "https://evil.com"},
+    )
+    assert_error(response, 403, "forbidden")
+    assert_well(demo)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Origin: http://localhost:5001",),
+        ("Origin: http://localhost:5001", "Sec-Fetch-Site: same-origin"),
+        ("Sec-Fetch-Site: none",),
+    ],
+)
+def test_the_servers_own_page_may_call(demo: RunningServer, headers: tuple[str, ...]) -> None:
+    assert answer(demo, "Host: localhost:5001", *headers).startswith(b"HTTP/1.1 200 ")
+
+
+def test_probes_may_name_any_host(demo: RunningServer) -> None:
+    for path in PUBLIC:
+        assert send(demo, {"Host": "10.1.2.3:5001"}, path).status_code == 200
+
+
+def test_with_a_key_the_host_does_not_matter(small: RunningServer) -> None:
+    headers = {"api-key": KEY, "Host": "phi.example.com", "Origin": "https://evil.com"}
+    assert send(small, headers).status_code == 200
+
+
+def test_no_auth_lets_anyone_call(demo_checkpoint: Path) -> None:
+    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint), no_auth=True) as server:
+        received = answer(server, "Host: evil.com", "Origin: https://evil.com")
+        assert received.startswith(b"HTTP/1.1 200 ")

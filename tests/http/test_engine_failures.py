@@ -102,7 +102,9 @@ def test_a_failing_sequence_breaks_its_stream_off(unlucky: ParrotServer) -> None
 
 def test_a_broken_stream_does_not_end_with_the_last_transfer_chunk(unlucky: ParrotServer) -> None:
     body = json.dumps({"messages": [user(cursed_prompt(unlucky))], "stream": True}).encode()
-    head = "POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = (
+        "POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    )
     with connect(unlucky) as connection:
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         received = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -197,7 +199,9 @@ def test_a_slow_reader_holds_up_nobody(demo_checkpoint: Path) -> None:
     parrot = Parrot(demo_checkpoint)
     with parrot_server(demo_checkpoint, parrot, max_model_len=4096, drain_s=0) as server:
         body = json.dumps({"messages": [user("z" * 1500)], "stream": True, "max_tokens": 1500})
-        head = "POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = (
+            "POST /chat/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\n"
+        )
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         url = httpx.URL(server.base_url)

@@ -15,7 +15,7 @@ from .error_bodies import assert_error
 from .raw_http import connect, exchange
 from .running_server import RunningServer, assert_well, ready_server, user, wait_until
 
-POST = b"POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY: dict[str, Any] = {"messages": [user("hi")], "max_tokens": 1}
 
 
@@ -48,7 +48,7 @@ def test_too_large_headers_are_a_431(demo: RunningServer, path: str) -> None:
 def test_a_hundred_headers_are_taken_and_one_more_is_a_431(demo: RunningServer) -> None:
     def status(number: int) -> int:
         lines = [f"x-{n}: y" for n in range(number - 2)]
-        head = "\r\n".join(["GET /info HTTP/1.1", "Host: x", "Connection: close", *lines])
+        head = "\r\n".join(["GET /info HTTP/1.1", "Host: localhost", "Connection: close", *lines])
         code, headers, _ = parsed(exchange(demo, f"{head}\r\n\r\n".encode()))
         assert (headers.get("x-ms-error-code") == "headers_too_large") == (code == 431)
         return code
@@ -65,7 +65,7 @@ def test_a_long_address_counts_as_well(demo: RunningServer) -> None:
 def test_a_head_without_an_end_is_a_431_as_soon_as_it_is_too_long(demo: RunningServer) -> None:
     """Whatever was not read yet may be lost with the connection, so it is sent in pieces."""
     with connect(demo) as connection:
-        connection.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\nx-long: ")
+        connection.sendall(b"GET /info HTTP/1.1\r\nHost: localhost\r\nx-long: ")
         received = b""
         connection.settimeout(0.05)
         for _ in range(200):
@@ -102,7 +102,7 @@ def test_request_ids_are_echoed_and_must_not_hurt(demo: RunningServer, header: s
 
 
 def test_a_line_break_in_an_id_is_no_http(demo: RunningServer) -> None:
-    head = b"GET /info HTTP/1.1\r\nHost: x\r\nx-request-id: a\rsmuggled\r\n\r\n"
+    head = b"GET /info HTTP/1.1\r\nHost: localhost\r\nx-request-id: a\rsmuggled\r\n\r\n"
     assert exchange(demo, head).startswith(b"HTTP/1.1 400 ")
     assert "smuggled" not in demo.log
     assert_well(demo)
@@ -266,7 +266,7 @@ def is_open(connection: socket.socket) -> bool:
 
 def test_a_body_that_nobody_reads_does_not_come_for_ever(impatient: RunningServer) -> None:
     """Its answer is out long before its end."""
-    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(impatient) as connection:
         connection.sendall(head)
         wait_until(lambda: not is_open(connection), 20, "the connection is closed")
@@ -275,10 +275,10 @@ def test_a_body_that_nobody_reads_does_not_come_for_ever(impatient: RunningServe
 
 def test_the_second_request_of_a_connection_has_its_own_deadline(impatient: RunningServer) -> None:
     with connect(impatient) as connection:
-        connection.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /info HTTP/1.1\r\nHost: localhost\r\n\r\n")
         first = connection.recv(65536)
         assert first.startswith(b"HTTP/1.1 200")
-        connection.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n")
+        connection.sendall(b"GET /info HTTP/1.1\r\nHost: localhost\r\n")
         assert parsed(read_all(connection))[0] == 408
     assert_well(impatient)
 

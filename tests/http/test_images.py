@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image, ImageOps
 
-from server.errors import APIError, InvalidRequestError, NotSupportedError
+from server.errors import APIError, InvalidRequestError
 from server.images import load_image
 
 from .error_bodies import assert_error
@@ -512,11 +512,6 @@ def test_base64_may_be_written_in_several_ways(url: str) -> None:
 )
 def test_a_url_that_holds_no_picture_is_refused(url: str) -> None:
     assert isinstance(refusal(url), InvalidRequestError)
-
-
-@pytest.mark.parametrize("url", ["http://x/y.png", "https://x/y.png", "HTTPS://x/y.png"])
-def test_addresses_of_pictures_are_not_supported(url: str) -> None:
-    assert isinstance(refusal(url), NotSupportedError)
 
 
 def test_a_long_url_is_refused_in_linear_time() -> None:

@@ -31,7 +31,9 @@ def slow(demo_checkpoint: Path) -> Iterator[ParrotServer]:
 
 def chat_request(content: str, *, streamed: bool) -> bytes:
     body = json.dumps({"messages": [user(content)], "stream": streamed, "temperature": 0}).encode()
-    head = "POST /chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = (
+        "POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    )
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 

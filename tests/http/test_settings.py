@@ -47,6 +47,13 @@ def test_variables_are_read_as_what_the_setting_is() -> None:
     assert (settings.no_auth, settings.drain_s, settings.kv_cache_gib) == (True, 1.5, 2.0)
 
 
+def test_under_azureml_a_request_ends_before_the_platform_gives_up() -> None:
+    assert load_settings({}, {}).max_request_s == 600
+    mount = {"AZUREML_MODEL_DIR": "/mount"}
+    assert load_settings({}, mount).max_request_s == 170
+    assert load_settings({"max_request_s": 20}, mount).max_request_s == 20
+
+
 def test_azuremls_mount_is_the_model_unless_one_is_named(file: Path) -> None:
     mount = {"AZUREML_MODEL_DIR": "/mount"}
     assert load_settings({}, mount).model == "/mount"
@@ -100,6 +107,15 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("max_image_megapixels", 0, "0"),
         ("data_parallel", 0, "1"),
         ("data_parallel", 65, "64"),
+        ("max_image_mib", 0, "1"),
+        ("max_images", -1, "0"),
+        ("image_url_timeout_s", 0, "0"),
+        ("max_image_fetches", 0, "1"),
+        ("max_text_kib", 0, "1"),
+        ("max_queue_wait_s", 0, "0"),
+        ("max_request_s", 0, "0"),
+        ("requests_per_minute", 0, "1"),
+        ("tokens_per_minute", 0, "1"),
         ("drain_s", -1, "0"),
         ("log_level", "chatty", "chatty"),
         ("api_key", "", "at least 1"),

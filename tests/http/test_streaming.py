@@ -121,7 +121,7 @@ def test_every_write_is_a_whole_number_of_events(parrot: ParrotServer) -> None:
     address = urlsplit(parrot.base_url)
     body = json.dumps({"messages": [user("Ten little events")], "stream": True}).encode()
     head = (
-        "POST /chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
