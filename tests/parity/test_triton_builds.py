@@ -16,7 +16,8 @@ MAX_REGISTERS = 128
 
 
 def test_every_kernel_compiles_for_every_architecture_and_spills_nothing(tmp_path):
-    pytest.importorskip("triton")
+    if sys.platform != "linux":
+        pytest.skip("triton is for Linux")
     environ = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     built = subprocess.run(
         [sys.executable, "-m", "tests.triton_builds", "80,86,89,90,100", "bf16,fp16"],
