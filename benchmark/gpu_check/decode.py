@@ -183,9 +183,9 @@ def _longest(lab: Lab, context: int, rows: int) -> int:
 
 
 def _needed(lab: Lab) -> int:
-    """Tokens that the cache must hold."""
+    """Tokens that the cache must hold; its blocks are whole ones, and one of them is spare."""
     effort = lab.effort
-    return max(
+    return 2 * _MAX_BLOCK + max(
         rows * _longest(lab, context, rows)
         for context, rows in product(effort.contexts, effort.rows)
     )

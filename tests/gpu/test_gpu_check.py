@@ -69,6 +69,7 @@ def test_the_rehearsal_holds_every_bound_and_measures_every_check(tmp_path):
     measured = {row["check"] for row in rows if row["state"] == "measured"}
     assert measured == set(NAMES) - {"memory"}  # which only a GPU can count
     assert all(row["holds"] is not False for row in rows)
+    assert [row for row in rows if row["check"] == "decode" and row["state"] == "skipped"] == []
     table = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(found["machine"]) + len(rows)
     assert len({len(line) for line in table}) == 1  # aligned
