@@ -43,6 +43,8 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
     if config.data_parallel > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // config.data_parallel))
     dtype = _dtype(config.dtype, device)
+    if dtype is torch.float32:  # else cuDNN would round the tower's first layer to 11 bits
+        torch.backends.cudnn.allow_tf32 = False
     bytes_before = process_bytes()
     model = load_model(config.checkpoint, model_config, device, dtype, progress)
     native = _native(config, model_config, device, dtype)

@@ -2,6 +2,7 @@
 
     make gpu-check [ARGS="--size full --only decode,prefill"]
 
+    self-test  each attention backend and our Triton kernels, as every start tries them
     parity   each backend, float32 and half precision, against the published code's outputs for the
              tiny checkpoint where they are at hand, else against our own float32 forward on the CPU
     graphs   steps replayed as captured graphs against the same steps run plainly

@@ -18,14 +18,24 @@ from .parity import CHECK as PARITY
 from .parity import check_parity
 from .prefill import CHECK as PREFILL
 from .prefill import check_prefill
+from .self_test import CHECK as SELF_TEST
+from .self_test import check_pieces, check_self_test
 
-NAMES = (PARITY, GRAPHS, ABORTS, DECODE, PREFILL, MEMORY)
+# Of the self-test, as choose.py names them.
+_ATTENTIONS = {"cpu": ("cpu", "compiled", "sdpa"), "cuda": ("flash_attn", "triton", "sdpa")}
+NAMES = (SELF_TEST, PARITY, GRAPHS, ABORTS, DECODE, PREFILL, MEMORY)
 
 
 def tasks(lab: Lab) -> list[Task]:
     backends = lab.backends()
+    pieces = Task(SELF_TEST, "Triton kernels", partial(check_pieces, lab))
     return [
         Task(MACHINE, lab.device, partial(check_machine, lab)),
+        *(
+            Task(SELF_TEST, name, partial(check_self_test, lab, name))
+            for name in _ATTENTIONS[lab.device]
+        ),
+        *([pieces] if lab.device == "cuda" else []),
         *(Task(PARITY, it.name, partial(check_parity, lab, it)) for it in backends),
         *(Task(GRAPHS, it.name, partial(check_graphs, lab, it)) for it in backends),
         Task(ABORTS, lab.model.name, partial(check_aborts, lab)),

@@ -1,6 +1,6 @@
 """What the checks are given: where to run, on which weights, and how much of everything."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from scoring.engine_config import DeviceName, DtypeName, EngineConfig
 # How a CPU can attend, by EngineConfig.kernels; and a GPU, by EngineConfig.attention.
 _CPU_KERNELS = ("native", "compiled", "eager")
 _CUDA_ATTENTION = ("flash_attn", "triton", "sdpa")
+_FLOAT8 = {"kv_cache_dtype": "fp8"}
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ QUICK = Effort(
 
 @dataclass(frozen=True)
 class Backend:
-    """A way to attend that a device may have, and the configuration that asks for it."""
+    """A way to attend that a device may have, and the configuration that asks for it. has_float8:
+    whether its keys and values are in 8 bits."""
 
     name: str
     options: dict[str, Any]
+    has_float8: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,13 @@ class Lab:
     def backends(self) -> list[Backend]:
         if self.device == "cpu":
             kernels = [k for k in _CPU_KERNELS if k != "compiled" or self.effort.compiles]
-            return [Backend(name, {"kernels": name}) for name in kernels]
-        if "attention" not in {field.name for field in fields(EngineConfig)}:
-            return [Backend("auto", {})]
-        return [Backend(name, {"attention": name}) for name in _CUDA_ATTENTION]
+            plain = [Backend(name, {"kernels": name}) for name in kernels]
+            narrow = Backend("eager, fp8 cache", {"kernels": "eager", **_FLOAT8}, has_float8=True)
+        else:
+            plain = [Backend(name, {"attention": name}) for name in _CUDA_ATTENTION]
+            options = {"attention": "triton", **_FLOAT8}
+            narrow = Backend("triton, fp8 cache", options, has_float8=True)
+        return [*plain, narrow]
 
     def build(self, checkpoint: Path, dtype: DtypeName, **options: Any) -> Engine:
         return build(self.device, checkpoint, dtype, **options)
