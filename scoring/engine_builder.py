@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -15,10 +17,12 @@ from .engine_config import AttentionName, EngineConfig, EngineLimits, KernelsNam
 from .errors import CheckpointError
 from .grammar_queue import GrammarQueue
 from .kv_cache import KVCache, available_bytes, bytes_per_token, cpu_cache_bytes, process_bytes
-from .memory_plan import LargestStep, estimate_step, plan_memory
+from .memory_plan import LargestStep, MemoryPlan, StepMemory, estimate_step, plan_memory
 from .memory_probe import CudaMeter, cuda_limit, measure_step
 from .model_runner import ModelRunner
 from .models.attention.choose import choose, cpu_candidates, cuda_candidates, cuda_kernels
+from .models.attention.interface import AttentionBackend
+from .models.kernels import Kernels
 from .models.native_kernels import NativeKernels, fits_heads, load_native
 from .models.packed_linear import pack_linears
 from .models.phi3_vision import Phi3VisionForCausalLM
@@ -52,21 +56,9 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         pack_linears(model, native, model.model.layers if config.quantization == "int8" else None)
         if native is not None and fits_heads(model_config.vision.head_dim):
             model.tower.use_native_attention(native)
-    float8 = config.kv_cache_dtype == "fp8"
-    cache_dtype = torch.float8_e4m3fn if float8 else dtype
-    if device.type == "cuda":
-        plain = cuda_kernels(model_config, dtype, device)
-        capability = torch.cuda.get_device_capability()
-        candidates = cuda_candidates(dtype, capability, plain, float8=float8)
-    else:
-        compiles = "compiled" in (config.kernels, config.attention)
-        compiles |= config.kernels == "auto" and _is_worth_it(model)
-        candidates = cpu_candidates(native, compiles=compiles, float8=float8)
-    wanted = config.attention
-    if wanted == "auto":  # kernels that were asked for are not fallen back from
-        wanted = _ATTENTION_OF.get(config.kernels, "auto")
-    attention, kernels = choose(candidates, wanted, model_config, dtype, device, float8=float8)
+    attention, kernels = _attention(config, model_config, model, native, dtype)
     logger.info("%s, %s, %s kernels", device, str(dtype).removeprefix("torch."), kernels.name)
+    cache_dtype = torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype
 
     def make_runner(num_blocks: int) -> ModelRunner:
         return ModelRunner(
@@ -78,37 +70,20 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
             kernels=kernels,
         )
 
-    make_graph = CudaGraphs().capture if device.type == "cuda" and attention.can_capture else None
+    captures = device.type == "cuda" and attention.can_capture
     token_bytes = bytes_per_token(model_config, cache_dtype)
-    cache_bytes = config.kv_cache_bytes
-    context = config.max_model_len or model_config.text.max_position_embeddings
     if device.type == "cuda":
-        limit, weights = cuda_limit(), torch.cuda.memory_allocated()
-        largest = _largest_step(config, min(context, max((limit - weights) // token_bytes, 1)))
-        meter = CudaMeter()
-        step = measure_step(make_runner(1), largest, model_config.vision, meter, make_graph)
-        torch.cuda.empty_cache()
+        plan = _measured_plan(config, model_config, make_runner, token_bytes, captures=captures)
     else:
         weights = process_bytes() - bytes_before
-        limit = weights + available_bytes()
-        step = estimate_step(model_config, _largest_step(config, context), dtype.itemsize)
-        cache_bytes = cache_bytes or cpu_cache_bytes(token_bytes, config.data_parallel)
-    plan = plan_memory(
-        limit=limit,
-        weights=weights,
-        step=step,
-        features=config.feature_cache_bytes,
-        block_bytes=attention.block_size * token_bytes,
-        block_size=attention.block_size,
-        max_num_seqs=config.max_num_seqs,
-        context=context,
-        max_model_len=config.max_model_len,
-        cache=cache_bytes,
-    )
+        step = estimate_step(model_config, _largest_step(config, 1), dtype.itemsize)
+        plan = _estimated_plan(
+            config, model_config, weights, step, token_bytes, attention.block_size
+        )
     logger.info("%s", plan)
     runner = make_runner(plan.num_blocks)
-    if make_graph is not None:
-        runner.capture(make_graph, plan.max_model_len)
+    if captures:
+        runner.capture(CudaGraphs().capture, plan.max_model_len)
     engine = assemble(
         config,
         model_config,
@@ -187,6 +162,92 @@ def _warm_up(engine: Engine) -> None:
         while engine.has_work:
             engine.step()
     engine.reset_prefix_cache()
+
+
+def _attention(
+    config: EngineConfig,
+    model_config: ModelConfig,
+    model: Phi3VisionForCausalLM,
+    native: NativeKernels | None,
+    dtype: torch.dtype,
+) -> tuple[AttentionBackend, Kernels]:
+    """Raises CheckpointError where what is asked for cannot be had."""
+    device = model.model.embed_tokens.weight.device
+    float8 = config.kv_cache_dtype == "fp8"
+    if device.type == "cuda":
+        plain = cuda_kernels(model_config, dtype, device)
+        capability = torch.cuda.get_device_capability()
+        candidates = cuda_candidates(dtype, capability, plain, float8=float8)
+    else:
+        compiles = "compiled" in (config.kernels, config.attention)
+        compiles |= config.kernels == "auto" and _is_worth_it(model)
+        candidates = cpu_candidates(native, compiles=compiles, float8=float8)
+    wanted = config.attention
+    if wanted == "auto":  # kernels that were asked for are not fallen back from
+        wanted = _ATTENTION_OF.get(config.kernels, "auto")
+    return choose(candidates, wanted, model_config, dtype, device, float8=float8)
+
+
+def _measured_plan(
+    config: EngineConfig,
+    model_config: ModelConfig,
+    make_runner: Callable[[int], ModelRunner],
+    token_bytes: int,
+    *,
+    captures: bool,
+) -> MemoryPlan:
+    """Of the current CUDA device, which has the weights by now."""
+    limit, weights = cuda_limit(), torch.cuda.memory_allocated()
+    context = config.max_model_len or model_config.text.max_position_embeddings
+    # No sequence can be longer than what is left would hold.
+    longest = min(context, max((limit - weights) // token_bytes, 1))
+    probe = make_runner(1)
+    make_graph = CudaGraphs().capture if captures else None
+    largest, vision = _largest_step(config, longest), model_config.vision
+    step = measure_step(probe, largest, vision, CudaMeter(), make_graph)
+    block_size = probe.block_size
+    del probe
+    torch.cuda.empty_cache()
+    return _plan(config, context, limit, weights, step, token_bytes, block_size)
+
+
+def _estimated_plan(
+    config: EngineConfig,
+    model_config: ModelConfig,
+    weights: int,
+    step: StepMemory,
+    token_bytes: int,
+    block_size: int,
+) -> MemoryPlan:
+    """Of a CPU, whose memory others use, too: the cache gets a modest part."""
+    context = config.max_model_len or model_config.text.max_position_embeddings
+    limit = weights + available_bytes()
+    cache = config.kv_cache_bytes or cpu_cache_bytes(token_bytes, config.data_parallel)
+    config = replace(config, kv_cache_bytes=cache)
+    return _plan(config, context, limit, weights, step, token_bytes, block_size)
+
+
+def _plan(
+    config: EngineConfig,
+    context: int,
+    limit: int,
+    weights: int,
+    step: StepMemory,
+    token_bytes: int,
+    block_size: int,
+) -> MemoryPlan:
+    return plan_memory(
+        limit=limit,
+        weights=weights,
+        step=step,
+        features=config.feature_cache_bytes,
+        block_bytes=block_size * token_bytes,
+        block_size=block_size,
+        max_num_seqs=config.max_num_seqs,
+        context=context,
+        max_model_len=config.max_model_len,
+        cache=config.kv_cache_bytes,
+    )
 
 
 def _largest_step(config: EngineConfig, context: int) -> LargestStep:
