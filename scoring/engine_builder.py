@@ -76,7 +76,9 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         plan = _measured_plan(config, model_config, make_runner, token_bytes, captures=captures)
     else:
         weights = process_bytes() - bytes_before
-        step = estimate_step(model_config, _largest_step(config, 1), dtype.itemsize)
+        step = estimate_step(
+            model_config, config.max_num_batched_tokens, config.max_crops, dtype.itemsize
+        )
         plan = _estimated_plan(
             config, model_config, weights, step, token_bytes, attention.block_size
         )
@@ -203,8 +205,10 @@ def _measured_plan(
     longest = min(context, max((limit - weights) // token_bytes, 1))
     probe = make_runner(1)
     make_graph = CudaGraphs().capture if captures else None
-    largest, vision = _largest_step(config, longest), model_config.vision
-    step = measure_step(probe, largest, vision, CudaMeter(), make_graph)
+    largest = LargestStep(
+        config.max_num_batched_tokens, config.max_num_seqs, config.max_crops, longest
+    )
+    step = measure_step(probe, largest, model_config.vision, CudaMeter(), make_graph)
     block_size = probe.block_size
     del probe
     torch.cuda.empty_cache()
@@ -247,12 +251,6 @@ def _plan(
         context=context,
         max_model_len=config.max_model_len,
         cache=config.kv_cache_bytes,
-    )
-
-
-def _largest_step(config: EngineConfig, context: int) -> LargestStep:
-    return LargestStep(
-        config.max_num_batched_tokens, config.max_num_seqs, config.max_crops, context
     )
 
 

@@ -65,15 +65,17 @@ class MemoryPlan:
         )
 
 
-def estimate_step(config: ModelConfig, largest: LargestStep, itemsize: int) -> StepMemory:
+def estimate_step(
+    config: ModelConfig, max_num_batched_tokens: int, max_crops: int, itemsize: int
+) -> StepMemory:
     """Roughly, where nothing can be measured: the widest tensors of a layer for a full batch, and
     of the tower for all its crops, in the model's dtype and in float32."""
     text, vision = config.text, config.vision
     layer = 3 * text.hidden_size + 2 * text.intermediate_size
     tower = 4 * vision.hidden_size + 2 * vision.intermediate_size
-    patches = largest.max_crops * (vision.tokens_per_crop * 4 + 1)
+    patches = max_crops * (vision.tokens_per_crop * 4 + 1)
     return StepMemory(
-        prompts=largest.max_num_batched_tokens * layer * (itemsize + 4),
+        prompts=max_num_batched_tokens * layer * (itemsize + 4),
         pictures=patches * tower * (itemsize + 4),
     )
 

@@ -77,7 +77,7 @@ def test_a_small_context_is_a_small_step(runner, config):
 
 
 def test_an_estimate_grows_with_what_a_step_may_have(config):
-    small = estimate_step(config, LARGEST, 2)
-    large = estimate_step(config, LargestStep(512, 8, 68, 1000), 2)
+    small = estimate_step(config, 256, 34, 2)
+    large = estimate_step(config, 512, 68, 2)
 
     assert (large.prompts, large.pictures) == (2 * small.prompts, 2 * small.pictures)
