@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from .running_server import Endpoint
@@ -21,10 +22,11 @@ def hang_up_hard(connection: socket.socket) -> None:
 def exchange(server: Endpoint, sent: bytes, *, hang_up: bool = False) -> bytes:
     """Send, and read until the server closes; or hang up at once."""
     with connect(server) as connection:
-        connection.sendall(sent)
-        if hang_up:
-            return b""
-        connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # the server may hang up before it has all
+            connection.sendall(sent)
+            if hang_up:
+                return b""
+            connection.shutdown(socket.SHUT_WR)
         received = b""
         try:
             while piece := connection.recv(65536):
