@@ -6,10 +6,11 @@ the first second on and waits for nothing.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 from .engine_client import EngineState, check_state
-from .engine_config import EngineConfig, EngineLimits, EngineStats
+from .engine_config import EngineConfig, EngineDescription, EngineLimits, EngineStats
 from .engine_link import (
     Abort,
     BuildEngine,
@@ -25,6 +26,7 @@ from .engine_link import (
 from .engine_loop import BUILD_ENGINE
 from .errors import (
     EngineDeadError,
+    EngineNotReadyError,
     EngineOverloadedError,
     GenerationError,
     InvalidSequenceError,
@@ -59,11 +61,13 @@ class AsyncEngine:
         self.limits: EngineLimits | None = None
         self.loaded_bytes, self.total_bytes = 0, 0
         self.stats: EngineStats | None = None
+        self.description: EngineDescription | None = None
         self.stopped = asyncio.Event()
         self.num_queued_tokens = 0  # of prompts that wait for their first token
         self._max_num_seqs = config.max_num_seqs
         self._bounds = QueueBounds(max_queued, max_queued_tokens)
         self._outboxes: dict[str, asyncio.Queue[TokenOutput | ScoringError]] = {}
+        self._last_sign = time.monotonic()  # of the loop at work, or of work for an idle one
         self._link: EngineLink
         if not own_process:
             self._link = ThreadLink(config, build, self._receive)
@@ -85,6 +89,11 @@ class AsyncEngine:
     def num_open(self) -> int:
         """Requests that are running or waiting."""
         return len(self._outboxes)
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds since it last made a step, or got work to do; 0 while there is none."""
+        return time.monotonic() - self._last_sign if self._outboxes else 0.0
 
     def check_ready(self) -> EngineLimits:
         """What the engine can take. Raises EngineNotReadyError or EngineDeadError."""
@@ -108,6 +117,8 @@ class AsyncEngine:
         self.check_room(num_queued)
         if sequence.id in self._outboxes:
             raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
+        if not self._outboxes:
+            self._last_sign = time.monotonic()
         outbox: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
         self._outboxes[sequence.id] = outbox
         self.num_queued_tokens += num_queued
@@ -136,15 +147,15 @@ class AsyncEngine:
         """Called in the event loop with all that the engine's loop says, in order."""
         match message:
             case Outputs(outputs, stats):
-                self.stats = stats
+                self.stats, self._last_sign = stats, time.monotonic()
                 for output in outputs:
                     self._deliver(output.sequence_id, output)
             case Refused(sequence_id):
                 self._deliver(sequence_id, to_error(message))
             case Progress(done, total):
                 self.loaded_bytes, self.total_bytes = done, total
-            case Ready(limits, stats):
-                self.limits, self.stats = limits, stats
+            case Ready(limits, stats, description):
+                self.limits, self.stats, self.description = limits, stats, description
                 self.state = EngineState.READY
             case Ended(failure):
                 self._end(failure)
@@ -163,6 +174,9 @@ class AsyncEngine:
         else:
             self.state = EngineState.DEAD
         self.failure = failure
+        error: ScoringError = EngineDeadError("the engine stopped")
+        if failure is None:
+            error = EngineNotReadyError("the server is going down")
         for outbox in self._outboxes.values():
-            outbox.put_nowait(EngineDeadError("the engine stopped"))
+            outbox.put_nowait(error)
         self.stopped.set()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from .engine_config import EngineLimits, EngineStats
+from .engine_config import EngineDescription, EngineLimits, EngineStats
 from .errors import ContextLengthError, InvalidSequenceError
 from .grammar_queue import GrammarQueue
 from .memory_plan import MemoryPlan
@@ -59,7 +59,9 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._num_leaked_blocks = 0
         self.limits = limits
-        self.memory_plan: MemoryPlan | None = None  # set by build_engine
+        # Set by build_engine.
+        self.memory_plan: MemoryPlan | None = None
+        self.description: EngineDescription | None = None
 
     @property
     def has_work(self) -> bool:

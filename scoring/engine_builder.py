@@ -13,7 +13,13 @@ from .block_manager import BlockManager
 from .cuda_graph import CudaGraphs
 from .encoder_progress import CROP_PARTS
 from .engine import Engine
-from .engine_config import AttentionName, EngineConfig, EngineLimits, KernelsName
+from .engine_config import (
+    AttentionName,
+    EngineConfig,
+    EngineDescription,
+    EngineLimits,
+    KernelsName,
+)
 from .errors import CheckpointError
 from .grammar_queue import GrammarQueue
 from .kv_cache import KVCache, available_bytes, bytes_per_token, cpu_cache_bytes, process_bytes
@@ -96,6 +102,11 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         overlap=device.type == "cuda",
     )
     engine.memory_plan = plan
+    engine.description = EngineDescription(
+        "cpu" if device.type == "cpu" else torch.cuda.get_device_name(),
+        str(dtype).removeprefix("torch."),
+        attention.name,
+    )
     _warm_up(engine)
     return engine
 

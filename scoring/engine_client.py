@@ -5,7 +5,7 @@ from collections.abc import Sequence as Items
 from enum import StrEnum
 from typing import Protocol
 
-from .engine_config import EngineLimits, EngineStats
+from .engine_config import EngineDescription, EngineLimits, EngineStats
 from .errors import EngineDeadError, EngineNotReadyError
 from .sequence import Sequence, TokenOutput
 
@@ -53,6 +53,14 @@ class EngineClient(Protocol):
     @property
     def stats(self) -> EngineStats | None:
         """As of its last step; None while it loads."""
+
+    @property
+    def description(self) -> EngineDescription | None:
+        """What it runs on; None while it loads."""
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds since it last made a step, or got work to do; 0 while there is none."""
 
     @property
     def loaded_bytes(self) -> int: ...

@@ -86,3 +86,12 @@ class EngineStats:
     num_pictures_encoded: int
     feature_cache_bytes: int
     num_blocks_leaked: int = 0
+
+
+@dataclass(frozen=True)
+class EngineDescription:
+    """What a running engine runs on: names, for logs and metrics. device: "cpu", or the GPU's."""
+
+    device: str
+    dtype: str
+    attention: str

@@ -12,7 +12,7 @@ from dataclasses import astuple, replace
 
 from .async_engine import AsyncEngine
 from .engine_client import EngineState, check_state
-from .engine_config import EngineConfig, EngineLimits, EngineStats
+from .engine_config import EngineConfig, EngineDescription, EngineLimits, EngineStats
 from .engine_loop import BUILD_ENGINE
 from .queue_bounds import QueueBounds
 from .router import Router
@@ -93,6 +93,17 @@ class EngineGroup:
     def stats(self) -> EngineStats | None:
         """The sums over the engines that serve; None where none does."""
         return _sum(e.stats for e in self.members if e.state.is_serving and e.stats is not None)
+
+    @property
+    def description(self) -> EngineDescription | None:
+        """They are alike."""
+        return self.members[0].description
+
+    @property
+    def step_age_s(self) -> float:
+        """Of the engine that has been silent longest: what it has will only go on after a
+        restart."""
+        return max(engine.step_age_s for engine in self.members)
 
     @property
     def loaded_bytes(self) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from .engine_config import EngineConfig, EngineLimits, EngineStats
+from .engine_config import EngineConfig, EngineDescription, EngineLimits, EngineStats
 from .errors import ScoringError
 from .sequence import Sequence, TokenOutput
 
@@ -47,6 +47,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
     limits: EngineLimits
     stats: EngineStats
+    description: EngineDescription | None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

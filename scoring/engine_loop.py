@@ -48,7 +48,7 @@ def _run(config: EngineConfig, build: BuildEngine | str, channel: EngineChannel)
     except Exception as error:
         logger.exception("the engine could not be built")
         return f"unexpected {type(error).__name__}"
-    channel.tell(Ready(engine.limits, engine.stats()))
+    channel.tell(Ready(engine.limits, engine.stats(), engine.description))
     try:
         _serve(engine, channel)
     except Exception as error:

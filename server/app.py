@@ -18,11 +18,13 @@ from scoring.errors import ScoringError
 from . import errors
 from .auth import CallerAuth
 from .body_limit import BodyLimit
+from .canary import Canary
 from .completion import Processor
+from .drain import Drain, DrainGuard
 from .entra import EntraTokens, entra_tokens
 from .header_limit import HeaderLimit
 from .keys import key_ring
-from .loading import report_loading
+from .loading import Loading
 from .loopback_guard import LoopbackGuard
 from .quotas import QuotaGuard, Quotas
 from .request_ids import RequestIds
@@ -50,8 +52,9 @@ def create_app(
         engine = make_engine()
         app.state.engine, app.state.processor = engine, processor
         app.state.started = int(time.time())
+        app.state.loading, app.state.canary = Loading(engine), Canary(engine)
         engine.start()
-        watching = asyncio.create_task(report_loading(engine, on_failure))
+        watching = asyncio.create_task(app.state.loading.report(on_failure))
         yield
         watching.cancel()
         await engine.stop()
@@ -83,6 +86,8 @@ def create_app(
     elif not settings.no_auth:
         app.add_middleware(LoopbackGuard)
     app.add_middleware(HeaderLimit)
+    app.state.drain, app.state.stall_s = Drain(), settings.stall_s
+    app.add_middleware(DrainGuard, drain=app.state.drain)
     app.add_middleware(RequestIds)
     return app
 

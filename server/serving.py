@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from scoring.prompt import PromptBuilder, load_tokenizer
 from .app import create_app
 from .completion import Processor
 from .http_protocol import HTTPProtocol
+from .http_server import CLOSE_S, DrainingServer
 from .image_fetcher import ImageFetcher
 from .request_limits import request_limits
 from .settings import Settings
@@ -53,7 +53,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
         server.should_exit = True
 
     app = create_app(settings, processor, partial(_engine, settings, engine_config), on_failure)
-    server = _Server(
+    server = DrainingServer(
         uvicorn.Config(
             app,
             http=partial(HTTPProtocol, max_receive_s=settings.max_receive_s),  # type: ignore[arg-type]
@@ -65,11 +65,14 @@ def run(settings: Settings, checkpoint: Path) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(settings.drain_s),
-        )
+            timeout_graceful_shutdown=CLOSE_S,
+        ),
+        drain=app.state.drain,
+        drain_s=settings.drain_s,
+        cut_off=lambda: app.state.engine.stop(),
     )
     logger.info("%s from %s", card.served_name, checkpoint)
-    # uvicorn drains at SIGTERM, then raises it again for whoever listened before: an end in good
+    # uvicorn ends at SIGTERM, then raises it again for whoever listened before: an end in good
     # order is exit code 0, as container platforms expect.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if settings.api_key_file:
@@ -140,15 +143,3 @@ def to_engine_config(settings: Settings, checkpoint: Path) -> EngineConfig:
         feature_cache_bytes=settings.feature_cache_mib << 20,
         data_parallel=settings.data_parallel,
     )
-
-
-class _Server(uvicorn.Server):
-    """Says where it listens, which with port 0 only the socket knows."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for listening in server.sockets:
-                host, port, *_ = listening.getsockname()
-                scheme = "https" if self.config.is_ssl else "http"
-                logger.info("listening on %s://%s:%d", scheme, host, port)

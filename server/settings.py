@@ -100,7 +100,16 @@ class Settings(ImageSettings, LimitSettings, AccessSettings):
         "wait are for all together, other sizes for each.",
     )
     drain_s: float = Field(
-        25, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+        25,
+        ge=0,
+        description="Seconds that running requests get to finish after SIGTERM, while new ones are "
+        "answered 503; then they are cut off.",
+    )
+    stall_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a step, though there is work, after which /health/live is "
+        "503. Unset: 60, on a CPU 600.",
     )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="How much to say."

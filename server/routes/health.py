@@ -1,12 +1,14 @@
-"""Probes. Public, cheap, and never waiting for the engine."""
+"""Probes. Those that platforms ask are public and cheap, and never wait for the engine."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from scoring.engine_client import EngineClient, EngineState
 
+from ..canary import Canary
+from ..drain import Drain
 from ..json_response import AsciiJSONResponse
-from ..loading import loaded_percent
+from ..loading import Loading, loaded_percent, loading_stage
 from .deps import EngineDep
 
 router = APIRouter(include_in_schema=False)
@@ -19,21 +21,55 @@ async def root() -> Response:
 
 
 @router.get("/health/live")
-async def live(engine: EngineDep) -> Response:
-    """200 as long as a restart would not help: while the weights load, too."""
-    return AsciiJSONResponse(_state(engine), status_code=503 if engine.state.is_lost else 200)
+async def live(request: Request, engine: EngineDep) -> Response:
+    """200 as long as a restart would not help: while the weights load, too. 503 when the engine is
+    gone, or has work and makes no step."""
+    helps = engine.state.is_lost or _is_stalled(request, engine)
+    return AsciiJSONResponse(_state(request, engine), status_code=503 if helps else 200)
 
 
 @router.get("/health/ready")
-async def ready(engine: EngineDep) -> Response:
+async def ready(request: Request, engine: EngineDep) -> Response:
     """200 when requests will be taken; with status "degraded" where not all engines are alive."""
-    return AsciiJSONResponse(_state(engine), status_code=200 if engine.state.is_serving else 503)
+    state = _state(request, engine)
+    takes = state["status"] in (EngineState.READY, EngineState.DEGRADED)
+    return AsciiJSONResponse(state, status_code=200 if takes else 503)
 
 
-def _state(engine: EngineClient) -> dict[str, object]:
-    state: dict[str, object] = {"status": engine.state.value}
+@router.get("/health/deep")
+async def deep(request: Request) -> Response:
+    """200 when a token has come out of the engine. Not public: it takes a place in a step."""
+    canary: Canary = request.app.state.canary
+    outcome = await canary.outcome()
+    return AsciiJSONResponse(outcome, status_code=200 if outcome["status"] == "ok" else 503)
+
+
+def _is_stalled(request: Request, engine: EngineClient) -> bool:
+    stall_s: float | None = request.app.state.stall_s
+    if stall_s is None:
+        is_cpu = engine.description is not None and engine.description.device == "cpu"
+        stall_s = 600.0 if is_cpu else 60.0
+    return engine.step_age_s > stall_s
+
+
+def _state(request: Request, engine: EngineClient) -> dict[str, object]:
+    state = _engine_state(engine)
+    drain: Drain = request.app.state.drain
+    if drain.has_begun:
+        state["status"] = "draining"
+    elif engine.state is EngineState.LOADING:
+        loading: Loading = request.app.state.loading
+        if loading.eta_s is not None:
+            state["eta_s"] = round(loading.eta_s, 1)
+    elif engine.state.is_serving and _is_stalled(request, engine):
+        state["status"] = "stalled"
+    return state
+
+
+def _engine_state(engine: EngineClient) -> dict[str, object]:
     if engine.state is EngineState.LOADING:
-        state["percent"] = round(loaded_percent(engine), 1)
+        return {"status": loading_stage(engine), "percent": round(loaded_percent(engine), 1)}
+    state: dict[str, object] = {"status": engine.state.value}
     if engine.stats is not None and not engine.state.is_lost:
         state |= {
             "running": engine.stats.num_running,
@@ -41,7 +77,8 @@ def _state(engine: EngineClient) -> dict[str, object]:
             "blocks_total": engine.stats.num_blocks,
             "blocks_free": engine.stats.num_blocks_free,
             "blocks_cached": engine.stats.num_blocks_cached,
+            "last_step_age_s": round(engine.step_age_s, 2),
         }
     if engine.members:
-        state["engines"] = [_state(member) for member in engine.members]
+        state["engines"] = [_engine_state(member) for member in engine.members]
     return state

@@ -382,7 +382,7 @@ def test_stopping_fails_open_requests_and_refuses_later_ones():
                 await stopping
                 (result,) = await asyncio.gather(task, return_exceptions=True)
 
-            assert isinstance(result, EngineDeadError)
+            assert isinstance(result, EngineNotReadyError)
             assert not engine_threads()
             assert engine.state is EngineState.STOPPED
             assert engine.stopped.is_set()

@@ -344,7 +344,7 @@ def test_stopping_fails_what_is_open_and_leaves_nothing():
             tasks = [(await open_one(group, endless(name, n)))[1] for n, name in enumerate("ab")]
             await asyncio.gather(group.stop(), group.stop())
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [type(result) for result in results] == [EngineDeadError] * 2
+            assert [type(result) for result in results] == [EngineNotReadyError] * 2
             with pytest.raises(EngineNotReadyError, match="stopped"):
                 await outputs_of(group, make_sequence("late"))
 

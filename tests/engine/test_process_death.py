@@ -136,7 +136,7 @@ def test_stopping_fails_what_is_open_and_leaves_nothing():
             await tokens_of(engine, sequence)
             await asyncio.gather(engine.stop(), engine.stop())  # twice is once
 
-            with pytest.raises(EngineDeadError):
+            with pytest.raises(EngineNotReadyError):
                 await task
             assert engine.state is EngineState.STOPPED
             assert engine.failure is None
@@ -163,7 +163,7 @@ def test_stopping_does_not_wait_for_weights_or_a_long_step(build):
         await engine.stop()
         assert engine.state is EngineState.STOPPED
         if build != "build_for_ever":
-            with pytest.raises(EngineDeadError):
+            with pytest.raises(EngineNotReadyError):
                 await task
 
     before = belongings()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoring import errors
-from scoring.engine_config import EngineConfig, EngineLimits, EngineStats
+from scoring.engine_config import EngineConfig, EngineDescription, EngineLimits, EngineStats
 from scoring.engine_link import (
     Abort,
     Ended,
@@ -150,7 +150,8 @@ OUTPUTS = [
     "message",
     [
         Progress(1, 2**40),
-        Ready(EngineLimits(10, 20), STATS),
+        Ready(EngineLimits(10, 20), STATS, EngineDescription("cpu", "float32", "sdpa")),
+        Ready(EngineLimits(10, 20), STATS, None),
         Refused("a", "InvalidSequenceError", "why"),
         Outputs(OUTPUTS, STATS),
         Ended(None),

@@ -24,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 
 class ToyEngine:
+    description = None
+
     def __init__(self, step_s: float, limits: EngineLimits = LIMITS) -> None:
         self.limits = limits
         self._step_s = step_s

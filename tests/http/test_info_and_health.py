@@ -9,8 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
+from scoring.async_engine import AsyncEngine
+from scoring.engine_config import EngineConfig
+from tests.engine import toy_engine
+
 from .error_bodies import assert_error
-from .running_server import RunningServer, assert_well, listening_server, user
+from .event_streams import opened
+from .parrot import threaded_server
+from .running_server import (
+    Endpoint,
+    RunningServer,
+    assert_well,
+    listening_server,
+    user,
+    wait_until,
+)
 
 KEYS_OF_INFO = {"model_name", "model_type", "model_provider_name"}
 
@@ -51,6 +64,44 @@ def test_a_ready_server_counts_its_blocks(demo: RunningServer) -> None:
     state = demo.state()
     assert state["status"] == "ready"
     assert state["blocks_free"] + state["blocks_cached"] == state["blocks_total"] > 0
+
+
+def test_the_deep_probe_gets_a_token_out_of_the_engine(demo: RunningServer) -> None:
+    first, second = demo.get("/health/deep"), demo.get("/health/deep")
+    assert first.status_code == 200
+    assert first.json()["status"] == "ok"
+    assert first.json()["seconds"] > 0
+    assert second.json() == first.json(), "asked again at once, it tells what it knows"
+    assert_well(demo)
+
+
+def test_an_engine_that_makes_no_step_with_work_waiting_fails_all_probes(
+    demo_checkpoint: Path,
+) -> None:
+    build = toy_engine.NAME + "build_with_endless_steps"
+
+    def make_engine() -> AsyncEngine:
+        config = EngineConfig(demo_checkpoint)
+        return AsyncEngine(config, max_queued=4, own_process=True, build=build)
+
+    with threaded_server(demo_checkpoint, make_engine, stall_s=1.0) as (url, _):
+        server = Endpoint(url)
+        assert server.get("/health/live").status_code == 200
+        assert server.state()["status"] == "ready"
+        with opened(server, "golden"):
+            assert server.get("/health/live").status_code == 200, "it has had no time yet"
+            stalled = wait_until(
+                lambda: (answer := server.get("/health/live")).status_code == 503 and answer,
+                10,
+                "liveness fails",
+            )
+            assert stalled.json()["status"] == "stalled"
+            assert stalled.json()["last_step_age_s"] >= 1.0
+            assert server.get("/health/ready").status_code == 503
+            deep = server.request("GET", "/health/deep")
+            assert deep.status_code == 503
+            assert deep.json() == {"status": "failed", "reason": "no token within 5 s"}
+        wait_until(lambda: server.get("/health/live").status_code == 200, 5, "nothing is open")
 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/chat/completions?api-version=2024-05-01"])
@@ -106,7 +157,12 @@ def test_a_loading_server_is_alive_but_not_ready_and_tells_how_far_it_is(diary: 
     assert {response.status_code for response in diary.live} == {200}
     states = [response.json() for response in diary.not_ready]
     assert {response.status_code for response in diary.not_ready} == {503}
-    assert {state["status"] for state in states} == {"loading"}
+    stages = [state["status"] for state in states]
+    order = ["starting", "loading", "warming"]
+    assert set(stages) <= set(order)
+    assert stages == sorted(stages, key=order.index)
+    assert stages[0] == "starting"
+    assert stages[-1] == "warming"
     percents = [state["percent"] for state in states]
     assert percents == sorted(percents)
     assert 0 <= percents[0] <= percents[-1] <= 100
