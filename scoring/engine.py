@@ -90,6 +90,7 @@ class Engine:
         sequence, as a rule."""
         outputs = self._expire() + self._admit_compiled()
         rows = self._scheduler.schedule()
+        _mark_begun(rows)
         launched = self._attempt(rows, lambda: self._runner.launch(rows)) if rows else None
         outputs += self._collect()
         sampled = None if launched is None else self._attempt(rows, launched.sample)
@@ -133,7 +134,14 @@ class Engine:
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             return []
-        return self._scheduler.update(under_way.rows, under_way.step.collect())
+        return self._enter(under_way.rows, under_way.step)
+
+    def _enter(self, rows: Items[ScheduledRow], step: SampledStep) -> list[TokenOutput]:
+        sampled, now = step.collect(), time.monotonic()
+        for row in rows:
+            if row.encoder_jobs:
+                row.sequence.encoded = now
+        return self._scheduler.update(rows, sampled)
 
     def _attempt(self, rows: Items[ScheduledRow], action: Callable[[], T]) -> T | None:
         """What the action returns, or None where it raised. Its exception, whose frames hold
@@ -166,7 +174,7 @@ class Engine:
                 )
             else:
                 self._scheduler.advance([row])
-                outputs += self._scheduler.update([row], step.collect())
+                outputs += self._enter([row], step)
         return outputs
 
     def _run_alone(self, row: ScheduledRow) -> SampledStep | None:
@@ -209,6 +217,13 @@ class Engine:
         if leaked != self._num_leaked_blocks:
             self._num_leaked_blocks = leaked
             logger.error("%d of %d cache blocks are lost", leaked, blocks.num_blocks)
+
+
+def _mark_begun(rows: Items[ScheduledRow]) -> None:
+    now = time.monotonic()
+    for row in rows:
+        if row.sequence.begun is None:
+            row.sequence.begun = now
 
 
 def _is_before(deadline: float | None, now: float) -> bool:

@@ -168,9 +168,16 @@ class Scheduler:
                 continue
             sequence.token_ids[row.end] = token.token_id
             reason = self._finish_reason(sequence, token.token_id)
+            is_first = row.end == sequence.num_prompt_tokens
             outputs.append(
                 TokenOutput(
-                    sequence.id, token.token_id, reason, token.logprobs, sequence.num_cached or 0
+                    sequence.id,
+                    token.token_id,
+                    reason,
+                    token.logprobs,
+                    sequence.num_cached or 0,
+                    begun=sequence.begun if is_first else None,
+                    encoded=sequence.encoded if is_first else None,
                 )
             )
             if reason:

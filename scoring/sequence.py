@@ -196,7 +196,8 @@ class Sequence:
     block_table; block_hashes names the complete ones; table_version tells one block_table from the
     next, after all its blocks were given back; long_rope is the regime the keys are rotated in.
     num_cached of its tokens were in the prefix cache when it was first admitted. is_over: it has
-    ended; what a step under way may yet say of it is not wanted.
+    ended; what a step under way may yet say of it is not wanted. begun: on time.monotonic's clock,
+    when its first step was scheduled; encoded: when the last of its pictures' was done.
 
     What the sampler keeps: token_mask has accepted num_accepted output tokens; history holds the
     tokens that penalties are for.
@@ -215,6 +216,8 @@ class Sequence:
     num_computed: int = field(default=0, init=False)
     num_cached: int | None = field(default=None, init=False)
     is_over: bool = field(default=False, init=False)
+    begun: float | None = field(default=None, init=False)
+    encoded: float | None = field(default=None, init=False)
     block_table: list[int] = field(default_factory=list, init=False)
     block_hashes: list[bytes] = field(default_factory=list, init=False)
     table_version: int = field(default=0, init=False)
@@ -272,7 +275,7 @@ class TokenOutput:
     """One step's outcome for one sequence. token_id is None where it ended without a new token.
 
     num_cached: prompt tokens that came from the prefix cache. error: a sentence fit for the
-    caller, with finish_reason ERROR only.
+    caller, with finish_reason ERROR only. begun, encoded: the sequence's, with its first token.
     """
 
     sequence_id: str
@@ -281,3 +284,5 @@ class TokenOutput:
     logprobs: Logprobs | None = None
     num_cached: int = 0
     error: str | None = None
+    begun: float | None = None
+    encoded: float | None = None

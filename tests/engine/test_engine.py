@@ -1,5 +1,6 @@
 """The engine without a model: its door, its steps, and what one bad row may do."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -263,6 +264,24 @@ def test_a_device_error_is_no_rows_fault_and_goes_up():
         engine.step()
 
     assert runner.batches == []
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_first_token_says_when_its_sequence_was_begun_and_its_picture_encoded(overlap):
+    engine = make_engine(ChecksumRunner(), make_scheduler(max_num_seqs=1), overlap=overlap)
+    pictures = {1: make_picture("p", num_tokens=4)}
+    start = time.monotonic()
+    engine.add(make_sequence("a", [7, *[-1] * 4], pictures=pictures, max_tokens=2))
+    engine.add(make_sequence("b", max_tokens=2))
+
+    outputs = run_to_the_end(engine)
+
+    (first, second), (other, _) = ([o for o in outputs if o.sequence_id == i] for i in "ab")
+    assert first.begun is not None
+    assert first.encoded is not None
+    assert other.begun is not None
+    assert start < first.begun < first.encoded < other.begun < time.monotonic()
+    assert (second.begun, second.encoded, other.encoded) == (None, None, None)
 
 
 def test_resetting_the_prefix_cache_makes_every_prompt_new():
