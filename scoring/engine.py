@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from .device_memory import DeviceMemory
 from .engine_config import EngineDescription, EngineLimits, EngineStats
 from .errors import ContextLengthError, InvalidSequenceError
 from .grammar_queue import GrammarQueue
@@ -62,6 +63,7 @@ class Engine:
         # Set by build_engine.
         self.memory_plan: MemoryPlan | None = None
         self.description: EngineDescription | None = None
+        self.device_memory: DeviceMemory | None = None  # of a GPU
 
     @property
     def has_work(self) -> bool:
@@ -117,6 +119,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         blocks = self._scheduler.blocks
+        used, total = (0, 0) if self.device_memory is None else self.device_memory.read()
         return EngineStats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting + len(self._grammars),
@@ -127,6 +130,8 @@ class Engine:
             num_pictures_encoded=self._runner.num_pictures_encoded,
             feature_cache_bytes=self._runner.features.num_bytes,
             num_blocks_leaked=self._num_leaked_blocks,
+            device_memory_used=used,
+            device_memory_total=total,
         )
 
     def _collect(self) -> list[TokenOutput]:

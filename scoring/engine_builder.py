@@ -11,6 +11,7 @@ from model_config import ModelConfig, from_checkpoint
 
 from .block_manager import BlockManager
 from .cuda_graph import CudaGraphs
+from .device_memory import DeviceMemory
 from .encoder_progress import CROP_PARTS
 from .engine import Engine
 from .engine_config import (
@@ -107,6 +108,8 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         str(dtype).removeprefix("torch."),
         attention.name,
     )
+    if device.type == "cuda":
+        engine.device_memory = DeviceMemory()
     _warm_up(engine)
     return engine
 

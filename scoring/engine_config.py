@@ -75,7 +75,7 @@ class EngineLimits:
 @dataclass(frozen=True)
 class EngineStats:
     """The engine's state between two steps. Blocks: free + cached + in use == total; leaked ones,
-    counted when nobody is there, are a bug."""
+    counted when nobody is there, are a bug. device_memory: of a GPU, in bytes, used by anybody."""
 
     num_running: int
     num_waiting: int
@@ -86,6 +86,8 @@ class EngineStats:
     num_pictures_encoded: int
     feature_cache_bytes: int
     num_blocks_leaked: int = 0
+    device_memory_used: int = 0
+    device_memory_total: int = 0
 
 
 @dataclass(frozen=True)

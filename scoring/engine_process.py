@@ -79,7 +79,7 @@ def main(endpoint: str) -> None:
         channel = SocketChannel(socket)
         channel.tell(Progress(0, 0))  # says that it is there
         start = channel.start()
-        configure_logging(start.log_level)
+        configure_logging(start.log_level, start.log_format)
         run_engine(start.config, start.build, channel)
 
 

@@ -14,6 +14,7 @@ from .child_process import start_python
 from .engine_config import EngineConfig
 from .engine_link import Call, Ended, Receive, Stop
 from .engine_socket import EngineSocket
+from .logs import log_format
 from .wire import Start, WireError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class ProcessLink:
     def start(self) -> None:
         self._socket = EngineSocket()
         try:
-            self._process = start_python("scoring.engine_process", self._socket.endpoint, stdout=2)
+            self._process = start_python("scoring.engine_process", self._socket.endpoint)
         except OSError:
             self._socket.close()
             raise
@@ -101,7 +102,8 @@ class ProcessLink:
             return False
         if not self._is_connected:
             self._is_connected = True
-            self._send(Start(self._config, self._build, logging.getLogger().getEffectiveLevel()))
+            level = logging.getLogger().getEffectiveLevel()
+            self._send(Start(self._config, self._build, level, log_format()))
         if isinstance(message, Ended):
             self._end(message.failure)
             if self._exit_code is not None:

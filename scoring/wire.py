@@ -2,7 +2,7 @@
 
 A message is one frame. A call is one frame, and behind a Sequence's one frame for each picture:
 
-    start     {config, build, log_level}
+    start     {config, build, log_level, log_format}
     add       {id, token_ids, params, …, pictures: [{start, shape, digest, num_tokens}, …]}
               pixels of picture 0, uint8 in C order        ← read where they lie, not copied
               pixels of picture 1 …
@@ -22,6 +22,7 @@ from .engine_config import EngineConfig
 from .engine_link import Abort, Call, Message, Stop
 from .grammar import Grammar
 from .image_processor import HDPicture
+from .logs import LogFormat
 from .sequence import ImageSpan, SamplingParams, Sequence
 
 Frame = bytes | memoryview
@@ -41,11 +42,12 @@ class WireError(ValueError):
 
 class Start(msgspec.Struct, frozen=True, tag="start"):
     """The first call to a new process: what to build, with the "module:name" of the function that
-    does, and how much to log."""
+    does, and how to log."""
 
     config: EngineConfig
     build: str
     log_level: int
+    log_format: LogFormat
 
 
 class PictureHeader(msgspec.Struct, frozen=True):

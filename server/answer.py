@@ -7,6 +7,7 @@ from scoring.engine_client import EngineClient
 
 from .completion import Completion, Processor, start_completion
 from .json_response import AsciiJSONResponse
+from .prompt_log import log_prompt
 from .schemas import ChatCompletionsRequest
 from .streaming import (
     EventStream,
@@ -24,8 +25,10 @@ async def begin(
 
     Raises whatever refuses a request, and ClientLeftError.
     """
+    if request.app.state.log_prompts:
+        log_prompt(chat, request.state.ids["id"])
     caller = getattr(request.state, "caller", b"")
-    starting = start_completion(chat, processor, engine, caller)
+    starting = start_completion(chat, processor, engine, request.state.record, caller)
     completion = await unless_client_leaves(request, starting)
     request.state.tokens.reserve(completion)
     return completion

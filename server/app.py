@@ -21,16 +21,21 @@ from .body_limit import BodyLimit
 from .canary import Canary
 from .completion import Processor
 from .drain import Drain, DrainGuard
+from .engine_collector import EngineCollector
 from .entra import EntraTokens, entra_tokens
+from .event_loop import watch_event_loop
 from .header_limit import HeaderLimit
 from .keys import key_ring
 from .loading import Loading
 from .loopback_guard import LoopbackGuard
+from .metrics import Metrics
+from .observer import Observer
 from .quotas import QuotaGuard, Quotas
 from .request_ids import RequestIds
-from .routes import chat, documents, health, info, openai, score
+from .routes import chat, documents, health, info, metrics_page, openai, score
 from .settings import Settings
 from .streaming import ClientLeftError
+from .tracing import make_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,8 @@ def create_app(
     the operator, when the engine could not be built. tokens: for a test whose tokens are not
     signed by Entra ID. Raises SettingsError for a key file that
     cannot be used."""
+    metrics = Metrics()
+    tracer = make_tracer(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,9 +62,14 @@ def create_app(
         app.state.loading, app.state.canary = Loading(engine), Canary(engine)
         engine.start()
         watching = asyncio.create_task(app.state.loading.report(on_failure))
+        metrics.add(EngineCollector(engine, processor.card.served_name))
+        lag = asyncio.create_task(watch_event_loop(metrics.event_loop_lag.observe))
         yield
-        watching.cancel()
+        for task in (watching, lag):
+            task.cancel()
         await engine.stop()
+        if tracer is not None:
+            await tracer.close()
         await asyncio.to_thread(processor.grammars.close)
 
     app = FastAPI(
@@ -89,6 +101,8 @@ def create_app(
     app.state.drain, app.state.stall_s = Drain(), settings.stall_s
     app.add_middleware(DrainGuard, drain=app.state.drain)
     app.add_middleware(RequestIds)
+    app.state.metrics, app.state.log_prompts = metrics, settings.log_prompts
+    app.add_middleware(Observer, metrics=metrics, tracer=tracer)
     return app
 
 
@@ -100,7 +114,13 @@ def _include_routes(app: FastAPI) -> None:
         app.include_router(chat.router, prefix=prefix)
     for prefix in ("/v1", "/openai/v1", "/score/v1"):
         app.include_router(openai.router, prefix=prefix)
-    for router in (openai.deployments, score.router, health.router, documents.router):
+    for router in (
+        openai.deployments,
+        score.router,
+        health.router,
+        documents.router,
+        metrics_page.router,
+    ):
         app.include_router(router)
 
 

@@ -40,7 +40,7 @@ def serve(config: Path | None, **flags: Any) -> None:
     """Start the server. Every flag is also a variable: PHI3V_MAX_MODEL_LEN for --max-model-len."""
     try:
         settings = load_settings(flags, os.environ, config)
-        configure_logging(settings.log_level.upper())
+        configure_logging(settings.log_level.upper(), settings.log_format)
         _serve(settings)
     except (SettingsError, ScoringError, ModelConfigError) as error:
         _fail(error)

@@ -17,7 +17,7 @@ from scoring.engine_client import EngineClient
 from scoring.errors import ContextLengthError
 from scoring.grammar_checker import GrammarChecker
 from scoring.prompt import Prompt, PromptBuilder
-from scoring.sequence import FinishReason, Logprobs, Sequence
+from scoring.sequence import FinishReason, Logprobs, SamplingParams, Sequence, TokenOutput
 from scoring.text_stream import TokenTextStreamer
 
 from .answer_grammar import to_grammar
@@ -25,6 +25,7 @@ from .conversation import to_chat_messages, urls_to_fetch
 from .errors import NotSupportedError, TimedOutError
 from .image_fetcher import ImageFetcher
 from .request_limits import RequestLimits
+from .request_record import RequestRecord
 from .sampling import check_parameters, to_sampling_params
 from .schemas import ChatCompletionsRequest
 
@@ -81,6 +82,7 @@ class Completion:
         sequence: Sequence,
         processor: Processor,
         max_model_len: int,
+        record: RequestRecord,
     ) -> None:
         self.id = sequence.id
         self.created = int(time.time())
@@ -88,6 +90,7 @@ class Completion:
         self.num_prompt_tokens = sequence.num_prompt_tokens
         self.num_output_tokens = 0
         self.num_cached_tokens = 0
+        self.record = record
         self._sequence = sequence
         self._max_model_len = max_model_len
         self._tokenizer = processor.tokenizer
@@ -103,17 +106,28 @@ class Completion:
         return min(self.num_prompt_tokens + self._sequence.params.max_tokens, self._max_model_len)
 
     @property
+    def params(self) -> SamplingParams:
+        return self._sequence.params
+
+    @property
+    def num_images(self) -> int:
+        return len(self._sequence.images)
+
+    @property
+    def num_image_tokens(self) -> int:
+        return sum(image.picture.num_tokens for image in self._sequence.images)
+
+    @property
     def usage(self) -> dict[str, Any]:
         """Azure's three counts, and OpenAI's details of the prompt's: tokens that were in the
         prefix cache, and those that pictures take."""
-        images = self._sequence.images
         return {
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": self.num_output_tokens,
             "total_tokens": self.num_total_tokens,
             "prompt_tokens_details": {
                 "cached_tokens": self.num_cached_tokens,
-                "image_tokens": sum(image.picture.num_tokens for image in images),
+                "image_tokens": self.num_image_tokens,
             },
         }
 
@@ -123,26 +137,35 @@ class Completion:
 
     async def deltas(self, engine: EngineClient) -> AsyncGenerator[Delta, None]:
         """Text as it becomes certain. Close it to abort; raises what `generate` raises."""
-        async with aclosing(engine.generate(self._sequence)) as outputs:
-            async for output in outputs:
-                reason, logprobs = output.finish_reason, None
-                if output.token_id is None and self.num_output_tokens == 0:
-                    raise TimedOutError("the answer did not begin in the time allowed")
-                self.num_output_tokens += output.token_id is not None
-                self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached)
-                if reason is not FinishReason.STOP and output.token_id is not None:
-                    self._streamer.put([output.token_id])
-                    if output.logprobs is not None:
-                        logprobs = [self._logprobs(output.token_id, output.logprobs)]
-                if self._streamer.stopped:
-                    reason = FinishReason.STOP
-                if reason is not None:
-                    self._streamer.end()
-                text = self._streamer.take()
-                if text or logprobs or reason:
-                    yield Delta(text, logprobs, reason)
-                if reason is not None:
-                    return
+        try:
+            async with aclosing(engine.generate(self._sequence)) as outputs:
+                async for output in outputs:
+                    self.record.saw(output)
+                    delta = self._next(output)
+                    self.record.finish_reason = delta.finish_reason
+                    if delta.text or delta.logprobs or delta.finish_reason:
+                        yield delta
+                    if delta.finish_reason is not None:
+                        return
+        except BaseException as error:
+            self.record.broke(error)
+            raise
+
+    def _next(self, output: TokenOutput) -> Delta:
+        reason, logprobs = output.finish_reason, None
+        if output.token_id is None and self.num_output_tokens == 0:
+            raise TimedOutError("the answer did not begin in the time allowed")
+        self.num_output_tokens += output.token_id is not None
+        self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached)
+        if reason is not FinishReason.STOP and output.token_id is not None:
+            self._streamer.put([output.token_id])
+            if output.logprobs is not None:
+                logprobs = [self._logprobs(output.token_id, output.logprobs)]
+        if self._streamer.stopped:
+            reason = FinishReason.STOP
+        if reason is not None:
+            self._streamer.end()
+        return Delta(self._streamer.take(), logprobs, reason)
 
     def _logprobs(self, token_id: int, logprobs: Logprobs) -> dict[str, Any]:
         """OpenAI's form of one token's log-probabilities."""
@@ -167,6 +190,7 @@ async def start_completion(
     request: ChatCompletionsRequest,
     processor: Processor,
     engine: EngineClient,
+    record: RequestRecord,
     caller: bytes = b"",
 ) -> Completion:
     """Everything that can refuse a request, before the first byte of an answer. caller: whose
@@ -178,6 +202,7 @@ async def start_completion(
     _check_supported(request, processor.card)
     check_parameters(request, limits)
     grammar = await to_grammar(request, processor.grammars)
+    record.validated = time.monotonic()
     prompt = await processor.to_prompt(request)
     if len(prompt.token_ids) >= limits.max_model_len:
         raise ContextLengthError(len(prompt.token_ids), limits.max_model_len)
@@ -193,7 +218,9 @@ async def start_completion(
         grammar=grammar,
     )
     sequence.check_grammar()
-    return Completion(request, sequence, processor, limits.max_model_len)
+    record.prepared = time.monotonic()
+    record.completion = Completion(request, sequence, processor, limits.max_model_len, record)
+    return record.completion
 
 
 def _check_supported(request: ChatCompletionsRequest, card: Card) -> None:

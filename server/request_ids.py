@@ -1,14 +1,12 @@
-"""Request ids: `x-request-id` and `x-ms-client-request-id`, taken up, echoed and logged."""
+"""Request ids: `x-request-id` and `x-ms-client-request-id`, taken up and echoed."""
 
 import logging
 import re
-import time
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .auth import PUBLIC_PATHS
 from .errors import (
     APIError,
     BadHeaderError,
@@ -24,8 +22,8 @@ _GOOD_ID = re.compile(rf"[!-~]{{1,{_MAX_ID}}}")
 
 
 class RequestIds:
-    """ASGI middleware: one log line per request, probes excepted; never a prompt or a key. The
-    outermost one, so that an unexpected error's answer carries the ids, too."""
+    """ASGI middleware. It stands before all that answers, so that an unexpected error's answer
+    carries the ids, too. request.state.ids: {"id", and "client" where the client gave one}."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,12 +37,17 @@ class RequestIds:
         ids = {name: value for name, value in given.items() if _GOOD_ID.fullmatch(value)}
         bad = [_bad_id(name, value) for name, value in given.items() if value and name not in ids]
         ids.setdefault(_REQUEST_ID, str(uuid4()))
-        status, start = 0, time.monotonic()
+        scope.setdefault("state", {})["ids"] = {
+            name: ids[header]
+            for name, header in (("id", _REQUEST_ID), ("client", _CLIENT_ID))
+            if header in ids
+        }
+        has_begun = False
 
         async def send_with_ids(message: Message) -> None:
-            nonlocal status
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                has_begun = True
                 MutableHeaders(scope=message).update(ids)
             await send(message)
 
@@ -53,19 +56,8 @@ class RequestIds:
             await app(scope, receive, send_with_ids)
         except Exception as error:  # a bug of ours: the log says all, the caller gets the id
             logger.exception("request %s failed unexpectedly", ids[_REQUEST_ID])
-            if status == 0:
+            if not has_begun:
                 await error_response(*error_answer(error))(scope, receive, send_with_ids)
-        finally:
-            if scope["path"] not in PUBLIC_PATHS:
-                logger.info(
-                    "%s %s %d %.0f ms id=%s client=%s",
-                    scope["method"],
-                    scope["path"].encode("unicode_escape").decode()[:200],
-                    status,
-                    (time.monotonic() - start) * 1000,
-                    ids[_REQUEST_ID],
-                    ids.get(_CLIENT_ID, "-"),
-                )
 
 
 def _bad_id(name: str, value: str) -> APIError:

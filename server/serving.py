@@ -72,6 +72,8 @@ def run(settings: Settings, checkpoint: Path) -> None:
         cut_off=lambda: app.state.engine.stop(),
     )
     logger.info("%s from %s", card.served_name, checkpoint)
+    if settings.log_prompts:
+        logger.warning("what users write is logged (log_prompts)")
     # uvicorn ends at SIGTERM, then raises it again for whoever listened before: an end in good
     # order is exit code 0, as container platforms expect.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -20,6 +20,7 @@ from scoring.engine_config import (
 from .access_settings import AccessSettings
 from .image_settings import ImageSettings
 from .limit_settings import LimitSettings
+from .telemetry_settings import TelemetrySettings, telemetry_of
 
 _PREFIX = "PHI3V_"
 # Azure ML's front end gives up on a request after 180 seconds.
@@ -31,7 +32,7 @@ class SettingsError(ValueError):
     """A setting is unknown or has a value that it must not have."""
 
 
-class Settings(ImageSettings, LimitSettings, AccessSettings):
+class Settings(TelemetrySettings, ImageSettings, LimitSettings, AccessSettings):
     """Field names are flags (--max-model-len) and variables (PHI3V_MAX_MODEL_LEN) alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,9 +112,6 @@ class Settings(ImageSettings, LimitSettings, AccessSettings):
         description="Seconds without a step, though there is work, after which /health/live is "
         "503. Unset: 60, on a CPU 600.",
     )
-    log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="How much to say."
-    )
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -160,6 +158,7 @@ def load_settings(
     if mount := environ.get("AZUREML_MODEL_DIR"):
         merged.setdefault("model", mount)
         merged.setdefault("max_request_s", _AZUREML_REQUEST_S)
+    merged = {**telemetry_of(environ), **merged}
     try:
         return Settings(**merged)
     except ValidationError as error:

@@ -12,6 +12,7 @@ from server.access_settings import AccessSettings
 from server.image_settings import ImageSettings
 from server.limit_settings import LimitSettings
 from server.settings import Settings
+from server.telemetry_settings import TelemetrySettings
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 # Every setting stands in one: a test compares.
@@ -20,6 +21,7 @@ _GROUPS = {
     "Limits:": LimitSettings,
     "Pictures:": ImageSettings,
     "Who may call:": AccessSettings,
+    "Logs and traces:": TelemetrySettings,
 }
 _REGION = re.compile(r"(<!-- settings:.*?-->\n).*?(<!-- /settings -->)", re.DOTALL)
 

@@ -28,12 +28,12 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environ.pop("AZUREML_MODEL_DIR", None)
     process = subprocess.Popen(
         [sys.executable, "-m", "server", "serve", "--port", "0"],
-        env=environ, stderr=subprocess.PIPE, text=True,
+        env=environ, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stderr is not None
+    assert process.stdout is not None
     address = None
-    for line in process.stderr:
-        if found := re.search(r"listening on (\S+)", line):
+    for line in process.stdout:
+        if found := re.search(r"listening on ([^\s\"]+)", line):
             address = found[1]
         if "ready after" in line:
             break

@@ -42,7 +42,7 @@ def parent_of_an_engine(
         print(child.pid, flush=True)
         {then}
 
-    configure_logging({level!r})
+    configure_logging({level!r}, 'text')
     asyncio.run(main())
     """
     parent = subprocess.Popen(
@@ -102,7 +102,7 @@ def test_the_parent_needs_no_torch():
 def test_it_logs_as_its_parent_does(level, is_said):
     then = READY + "\n        await engine.stop()"
     with parent_of_an_engine(then, level=level) as (parent, _):
-        _, log = parent.communicate(timeout=TIMEOUT_S)
+        log, _ = parent.communicate(timeout=TIMEOUT_S)
     line = r"^\d{4}-\d\d-\d\d [\d:,]+ I tests\.engine\.toy_engine: the toy is built$"
     assert bool(re.search(line, log, re.MULTILINE)) == is_said, log
 
@@ -161,7 +161,7 @@ def driven() -> Iterator[tuple[Driver, "subprocess.Popen[bytes]"]]:
             process.communicate()
 
 
-START = Start(EngineConfig(Path("not", "read")), toy_engine.NAME + "build", 30)
+START = Start(EngineConfig(Path("not", "read")), toy_engine.NAME + "build", 30, "text")
 
 
 def test_garbage_in_place_of_calls_is_passed_over():

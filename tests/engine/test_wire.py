@@ -130,7 +130,7 @@ def test_pixels_are_neither_packed_nor_copied():
     [
         Abort("an id"),
         Stop(),
-        Start(EngineConfig(Path("/somewhere/ü"), max_model_len=5), "a.module:name", 10),
+        Start(EngineConfig(Path("/somewhere/ü"), max_model_len=5), "a.module:name", 10, "json"),
     ],
     ids=lambda call: type(call).__name__,
 )

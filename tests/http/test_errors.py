@@ -464,10 +464,11 @@ def test_each_request_is_one_line_in_the_log_and_probes_are_none(demo: RunningSe
         )
         client.get("/nothing%0a2026-01-01 forged", headers={"x-ms-client-request-id": "log-me-too"})
         client.get("/health/live", headers={"x-ms-client-request-id": "not-me"})
-    (line,) = [line for line in demo.log.splitlines() if line.endswith("client=log-me")]
-    assert "POST /chat/completions 200" in line
-    (line,) = [line for line in demo.log.splitlines() if line.endswith("client=log-me-too")]
-    assert "404" in line
+    (line,) = [line for line in demo.log.splitlines() if '"log-me"' in line]
+    assert json.loads(line)["message"] == "POST /chat/completions"
+    assert json.loads(line)["status"] == 200
+    (line,) = [line for line in demo.log.splitlines() if '"log-me-too"' in line]
+    assert json.loads(line)["status"] == 404
     assert "not-me" not in demo.log
     assert "canary=1" not in demo.log
 

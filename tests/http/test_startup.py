@@ -185,8 +185,9 @@ def test_a_port_that_is_taken_is_refused(demo_checkpoint: Path) -> None:
         port = str(taken.getsockname()[1])
         result = run_command("serve", "--port", port, "--model", str(demo_checkpoint))
     assert result.returncode != 0
-    assert port in result.stderr
-    assert "in use" in result.stderr
+    said = result.stdout + result.stderr
+    assert port in said
+    assert "in use" in said
     assert "Traceback" not in result.stderr
 
 

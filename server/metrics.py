@@ -1,0 +1,111 @@
+"""What is counted and timed, for Prometheus. Labels are closed sets: no caller can add a series."""
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector
+from prometheus_client.registry import Collector
+
+from .request_record import RequestRecord
+
+METRICS_PATH = "/metrics"
+
+_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_GAP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
+_LAG_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class Metrics:
+    """One application's. Names and units are the field's: seconds, bytes, tokens, `_total`."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._requests = Counter(
+            "phi3v_requests", "Requests answered.", ("route", "code"), registry=registry
+        )
+        self._finished = Counter(
+            "phi3v_completions",
+            "Completions that ended well.",
+            ("finish_reason",),
+            registry=registry,
+        )
+        self._aborted = Counter(
+            "phi3v_completions_aborted",
+            "Completions that did not: the client left, or an error.",
+            ("reason",),
+            registry=registry,
+        )
+        self._prompt_tokens = Counter(
+            "phi3v_prompt_tokens",
+            "Prompt tokens, those from the cache included.",
+            registry=registry,
+        )
+        self._cached_tokens = Counter(
+            "phi3v_prompt_tokens_cached", "Prompt tokens from the prefix cache.", registry=registry
+        )
+        self._image_tokens = Counter(
+            "phi3v_image_tokens", "Prompt tokens that pictures take.", registry=registry
+        )
+        self._images = Counter("phi3v_images", "Pictures in prompts.", registry=registry)
+        self._generation_tokens = Counter(
+            "phi3v_generation_tokens", "Tokens generated.", registry=registry
+        )
+        self._queue_time = self._seconds(
+            "phi3v_request_queue_time", "From the prompt's being ready to its first step."
+        )
+        self._time_to_first_token = self._seconds(
+            "phi3v_time_to_first_token", "From a request's arrival to its first token."
+        )
+        self._e2e_latency = self._seconds(
+            "phi3v_e2e_request_latency", "From a request's arrival to its last token."
+        )
+        self._image_decode = self._seconds(
+            "phi3v_image_decode", "Fetching, decoding and tiling a request's pictures."
+        )
+        self._image_encode = self._seconds(
+            "phi3v_image_encode", "From a request's first step until its pictures are encoded."
+        )
+        self.inter_token_latency = self._seconds(
+            "phi3v_inter_token_latency", "Between two tokens of a request.", _GAP_SECONDS
+        )
+        self.event_loop_lag = self._seconds(
+            "phi3v_event_loop_lag",
+            "How late the event loop wakes, looked at twice a second.",
+            _LAG_SECONDS,
+        )
+
+    def _seconds(self, name: str, what: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(f"{name}_seconds", what, buckets=buckets, registry=self.registry)
+
+    def add(self, collector: Collector) -> None:
+        self.registry.register(collector)
+
+    def finish(self, record: RequestRecord, route: str, status: int) -> None:
+        """A request is over."""
+        self._requests.labels(route, str(status)).inc()
+        if record.abort_reason is not None:
+            self._aborted.labels(record.abort_reason).inc()
+        if record.completion is not None:
+            self._finish_completion(record)
+
+    def _finish_completion(self, record: RequestRecord) -> None:
+        completion = record.completion
+        assert completion is not None
+        stages = record.stages()
+        for name, histogram in (
+            ("decode_images", self._image_decode),
+            ("queue", self._queue_time),
+            ("encode_images", self._image_encode),
+        ):
+            if name in stages:
+                start, end = stages[name]
+                histogram.observe(end - start)
+        if record.first_token is not None:
+            self._prompt_tokens.inc(completion.num_prompt_tokens)
+            self._cached_tokens.inc(completion.num_cached_tokens)
+            self._image_tokens.inc(completion.num_image_tokens)
+            self._images.inc(completion.num_images)
+            self._generation_tokens.inc(completion.num_output_tokens)
+            self._time_to_first_token.observe(record.first_token - record.arrived)
+        if record.finish_reason is not None and record.last_token is not None:
+            self._finished.labels(record.finish_reason.value).inc()
+            self._e2e_latency.observe(record.last_token - record.arrived)

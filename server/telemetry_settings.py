@@ -1,0 +1,59 @@
+"""Settings of what the server tells its operators."""
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from scoring.logs import LogFormat
+
+
+class TelemetrySettings(BaseModel):
+    """Logs and traces; metrics are always there."""
+
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="How much to say."
+    )
+    log_format: LogFormat = Field(
+        "auto", description="json: an object a line. auto: text on a terminal, else json."
+    )
+    log_prompts: bool = Field(
+        False,
+        description="Log every conversation, with pictures as their size and hash. For debugging: "
+        "what users write is then wherever the logs go.",
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="Where traces go: the base URL of an OpenTelemetry collector, "
+        "http://localhost:4318 say. Unset: OTEL_EXPORTER_OTLP_ENDPOINT, else nowhere.",
+    )
+    app_insights: str | None = Field(
+        None,
+        pattern="InstrumentationKey=",
+        description="Where traces go, too: a connection string of Azure Application Insights. "
+        "Unset: APPLICATIONINSIGHTS_CONNECTION_STRING, else AML_APP_INSIGHTS_KEY where "
+        "AML_APP_INSIGHTS_ENABLED is true.",
+    )
+
+
+def telemetry_of(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings that variables of other names hold: OpenTelemetry's, and Azure's."""
+    found = {}
+    if endpoint := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        found["otlp_endpoint"] = endpoint
+    if connection := environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING"):
+        found["app_insights"] = connection
+    elif environ.get("AML_APP_INSIGHTS_ENABLED", "").lower() == "true":
+        key = environ.get("AML_APP_INSIGHTS_KEY", "")
+        if _is_uuid(key):
+            found["app_insights"] = f"InstrumentationKey={key}"
+    return found
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
