@@ -556,6 +556,18 @@ def test_each_request_is_one_line_in_the_log_and_probes_are_none(demo: RunningSe
     assert "canary=1" not in demo.log
 
 
+def test_a_log_line_cannot_be_forged(demo: RunningServer) -> None:
+    forged = '\n{"level": "error", "message": "forged"}'
+    body = {"messages": [user("hi")], "max_tokens": 1, "model": forged, "user": forged}
+    assert demo.post(body, extra_parameters="drop").status_code == 200
+    assert_error(demo.post(body), 400, "unknown_parameter")
+    for deployment in ("%0a%7bforged%7d", "%7b%22level%22:%22forged%22%7d%0d%0a"):
+        demo.request("POST", f"/openai/deployments/{deployment}/chat/completions", json=body)
+    assert not [line for line in demo.log.splitlines() if line.startswith("{")]
+    assert 'level": "error' not in demo.log
+    assert_well(demo)
+
+
 def test_a_running_stream_does_not_notice_what_others_send(demo: RunningServer) -> None:
     solo = demo.text("golden", max_tokens=300)
     bad = [
