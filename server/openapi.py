@@ -171,7 +171,8 @@ def answers(model: type[BaseModel], *errors: int) -> _Responses:
 
 def chat_answers(model: Any = ChatCompletion) -> _Responses:
     """The responses of a route that takes a chat."""
-    stream = {"text/event-stream": {"schema": {"type": "string", "description": _STREAM}}}
+    # No type: some readers check the whole body against it, others each event as an object.
+    stream = {"text/event-stream": {"schema": {"description": _STREAM}}}
     answer = {"model": model, "description": "The answer.", "content": stream}
     return {200: answer, **_errors(*_CHAT_ROUTE)}
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from ..answer import answer_chat, begin
 from ..errors import APIError
-from ..extra_parameters import apply_extra_parameters
+from ..extra_parameters import apply_extra_parameters, extras_mode
 from ..json_body import JSONBodyRoute
 from ..json_response import AsciiJSONResponse
 from ..openapi import (
@@ -36,6 +36,7 @@ async def score(
     if not isinstance(body, TaskRequest):
         chat = apply_extra_parameters(body, request.headers)
         return await answer_chat(chat, request, engine, processor, UsagePlace.LAST_CHUNK)
+    extras_mode(request.headers)  # nothing in a task depends on it, but it must be right
     chat = body.to_chat_request()
     try:
         completion = await begin(chat, request, engine, processor)

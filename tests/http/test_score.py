@@ -112,6 +112,14 @@ def test_what_the_model_refuses_is_named_in_the_tasks_own_body(
     assert_well(demo)
 
 
+def test_a_bad_header_is_a_400_with_a_task_too(parrot: ParrotServer) -> None:
+    headers = {"Content-Type": "application/json", "extra-parameters": "perhaps"}
+    response = parrot.request(
+        "POST", "/score", content=json.dumps(task()).encode(), headers=headers
+    )
+    assert_error(response, 400, "unknown_parameter")
+
+
 def test_an_unknown_parameter_of_a_task_is_a_400(parrot: ParrotServer) -> None:
     loc = "input_data.parameters.num_beams"
     assert_error(score(parrot, task(num_beams=3)), 400, "unknown_parameter", loc)
