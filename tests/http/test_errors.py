@@ -484,10 +484,11 @@ def test_a_body_shorter_than_its_stated_length_is_forgotten(demo: RunningServer)
 
 
 def test_what_follows_the_stated_length_is_no_part_of_the_body(demo: RunningServer) -> None:
-    """It is taken for the next request, and is none."""
+    """It is taken for the next request, and is none: the server hangs up on it, maybe with a reset
+    that takes the first answer along."""
     body = json.dumps({"messages": [user("hi")], "max_tokens": 1}).encode()
     received = exchange(demo, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"}" * 50)
-    assert received.startswith((b"HTTP/1.1 200", b"HTTP/1.1 4"))
+    assert received == b"" or received.startswith((b"HTTP/1.1 200", b"HTTP/1.1 4"))
     assert b"HTTP/1.1 5" not in received
     assert_well(demo)
 
