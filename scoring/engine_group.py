@@ -14,6 +14,7 @@ from .async_engine import AsyncEngine
 from .engine_client import EngineState, check_state
 from .engine_config import EngineConfig, EngineDescription, EngineLimits, EngineStats
 from .engine_loop import BUILD_ENGINE
+from .errors import EngineDeadError, EngineNotReadyError
 from .queue_bounds import QueueBounds
 from .router import Router
 from .sequence import Sequence, TokenOutput
@@ -133,7 +134,8 @@ class EngineGroup:
         self._bounds.check_tokens(num_queued, num_prompt_tokens, longest)
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
-        """As AsyncEngine.generate, on the engine that suits best."""
+        """As AsyncEngine.generate, on the engine that suits best. If that one dies while others
+        serve, EngineNotReadyError: another try would be answered."""
         self.check_ready()
         self.check_room(sequence.num_prompt_tokens)
         rank = self._router.route(
@@ -151,6 +153,12 @@ class EngineGroup:
                     num_tokens += 1
                     self._loads[rank] += 1
                     yield output
+        except EngineDeadError:
+            if self.state.is_serving:
+                raise EngineNotReadyError(
+                    "the engine that ran this request stopped; others serve, try again"
+                ) from None
+            raise
         finally:
             self._loads[rank] -= num_tokens
 

@@ -20,7 +20,8 @@ class HDPicture:
     """A picture ready for the engine.
 
     pixels: uint8 (rows * crop_size, cols * crop_size, 3), C-contiguous. digest: sha256 over the
-    pixels, their shape and num_crops; the only key under which features are cached.
+    pixels, their shape and num_crops, and over whose it is where callers are kept apart; the only
+    key under which features are cached.
     num_tokens: the slots it takes in a prompt.
     """
 

@@ -1,6 +1,7 @@
 """The objects that travel through the engine: a Sequence in, TokenOutputs out."""
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from math import inf
@@ -180,6 +181,14 @@ class ImageSpan:
     def end(self) -> int:
         return self.start + self.picture.num_tokens
 
+    def salted(self, salt: bytes) -> "ImageSpan":
+        """The same picture as callers with this salt know it: others' features of it are not
+        found. No salt changes nothing."""
+        if not salt:
+            return self
+        digest = hashlib.sha256(salt + self.picture.digest).digest()
+        return replace(self, picture=replace(self.picture, digest=digest))
+
 
 @dataclass(eq=False)
 class Sequence:
@@ -187,8 +196,8 @@ class Sequence:
 
     token_ids: prompt, then output. The slots of image i hold the id -(i + 1), as in the published
     processor's output; no other id is negative, but for a last one that is PENDING while a step is
-    under way. salt separates the prefix caches of callers who
-    must not learn of each other. deadline: on time.monotonic's clock, after which the sequence
+    under way. salt separates the prefix caches of callers who must not learn of each other; their
+    images are salted, too. deadline: on time.monotonic's clock, after which the sequence
     ends with what it has; queue_deadline: after which it is no longer begun. grammar: of the
     output, if not any will do; the engine makes a token_mask of it before the sequence begins.
 

@@ -194,7 +194,7 @@ async def start_completion(
     caller: bytes = b"",
 ) -> Completion:
     """Everything that can refuse a request, before the first byte of an answer. caller: whose
-    prefix cache it shares."""
+    caches it shares."""
     start = time.monotonic()
     limits = engine.check_ready()
     engine.check_room()
@@ -211,7 +211,7 @@ async def start_completion(
         uuid4().hex,
         prompt.token_ids,
         to_sampling_params(request, processor.card, processor.prompts.stop_token_ids, limits),
-        prompt.images,
+        tuple(image.salted(caller) for image in prompt.images),
         salt=caller,
         deadline=start + processor.max_request_s,
         queue_deadline=start + processor.max_queue_wait_s,

@@ -289,5 +289,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         code, message = NotFoundError.code, missing_route(request.app, request.scope["path"])
     else:
         code, message = _HTTP.get(error.status_code, ("invalid_request", str(error.detail)))
+        if error.detail != HTTPStatus(error.status_code).phrase:  # somebody said more
+            message = str(error.detail)
     answer = Answer(error.status_code, code, dict(error.headers or {}))
     return error_response(answer, error_body(answer.status, code, [Problem(message)]))

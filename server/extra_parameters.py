@@ -38,7 +38,7 @@ def apply_extra_parameters(
     Raises UnknownParameterError under `error`, the default, and for a header that says something
     else; NotSupportedError under `pass-through` for a parameter that nothing here understands.
     """
-    mode = _mode(headers)
+    mode = extras_mode(headers)
     unknown = list(request.model_extra or {})
     known = [name for name in EXTRA_PARAMETERS if getattr(request, name) is not None]
     if mode == "drop":
@@ -60,7 +60,8 @@ def apply_extra_parameters(
     return request
 
 
-def _mode(headers: Mapping[str, str]) -> str:
+def extras_mode(headers: Mapping[str, str]) -> str:
+    """What the header says. Raises UnknownParameterError where it says something else."""
     for header in _HEADERS:
         if header in headers:
             mode = headers[header].strip().lower().replace("_", "-")

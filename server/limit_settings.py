@@ -46,6 +46,12 @@ class LimitSettings(BaseModel):
         description="Seconds that a request's head may take to arrive, and each MiB of its body; "
         "a slower one is answered 408.",
     )
+    max_stall_s: float = Field(
+        60,
+        gt=0,
+        description="Seconds for which a client may read nothing of an answer that waits for it; "
+        "then its connection is closed.",
+    )
     max_text_kib: int = Field(
         2048, ge=1, description="Text of a request, all messages together; more is answered 413."
     )

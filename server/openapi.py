@@ -139,8 +139,8 @@ _REASONS = {
     429: "`too_many_requests`: too many are waiting",
     431: "`headers_too_large`: of the headers together, their number, or a request id",
     500: "`internal_error`: a bug; the log knows more, under the request's id",
-    503: "`not_ready`, with `Retry-After`: the weights are loading, or the server is leaving; or "
-    "`engine_dead`",
+    503: "`not_ready`, with `Retry-After`: the weights are loading, the server is leaving, or one "
+    "of several engines died with the request; or `engine_dead`",
 }
 _RETRY_AFTER = {"schema": {"type": "integer"}, "description": "Seconds to wait."}
 _ERROR_CODE = {"schema": {"type": "string"}, "description": "The error's code."}
@@ -171,7 +171,8 @@ def answers(model: type[BaseModel], *errors: int) -> _Responses:
 
 def chat_answers(model: Any = ChatCompletion) -> _Responses:
     """The responses of a route that takes a chat."""
-    stream = {"text/event-stream": {"schema": {"type": "string", "description": _STREAM}}}
+    # No type: some readers check the whole body against it, others each event as an object.
+    stream = {"text/event-stream": {"schema": {"description": _STREAM}}}
     answer = {"model": model, "description": "The answer.", "content": stream}
     return {200: answer, **_errors(*_CHAT_ROUTE)}
 

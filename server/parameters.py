@@ -1,7 +1,8 @@
 """The parameters of a completion, as they come off the wire, each with its range.
 
 Lenient where the API's own samples need it: numbers and booleans may come as strings, null means
-not given, `stop` may be one string. Booleans are never numbers.
+not given, `stop` may be one string. Booleans are never numbers, nor numbers
+booleans.
 """
 
 from typing import Annotated, Any
@@ -20,6 +21,12 @@ def not_bool(value: Any) -> Any:
     return value
 
 
+def _not_number(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def _encodable(value: str) -> str:
     """JSON can spell half a surrogate pair, which is no character and has no UTF-8."""
     try:
@@ -34,6 +41,7 @@ def _as_list(value: Any) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
+Flag = Annotated[bool, BeforeValidator(_not_number)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 _StopString = Annotated[Text, Field(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
 _TokenId = Annotated[int, BeforeValidator(not_bool)]
@@ -73,10 +81,15 @@ class Parameters(BaseModel):
     stop: Annotated[
         list[_StopString] | None,
         Field(max_length=_MAX_STOPS),
-        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+        BeforeValidator(
+            _as_list,
+            json_schema_input_type=_StopString
+            | Annotated[list[_StopString], Field(max_length=_MAX_STOPS)]
+            | None,
+        ),
     ] = Field(None, description="One string, or several; the text ends before it.")
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    logprobs: bool | None = Field(None, description="Extra parameter.")
+    logprobs: Flag | None = Field(None, description="Extra parameter.")
     top_logprobs: int | None = Field(
         None, ge=0, le=MAX_LOGPROBS, description="Extra parameter; needs logprobs."
     )
@@ -115,7 +128,7 @@ class Parameters(BaseModel):
         description="Extra parameter: output tokens before one that ends the text can come; stop "
         "strings end it still.",
     )
-    ignore_eos: bool | None = Field(
+    ignore_eos: Flag | None = Field(
         None, description="Extra parameter: the model's own end tokens do not end the text."
     )
     guided_regex: Text | None = Field(

@@ -12,16 +12,18 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
-from .parameters import Parameters, Text, not_bool
-
-MAX_MESSAGES, MAX_PARTS = 1024, 1024
+from .parameters import Flag, Parameters, Text, not_bool
 
 # Of one conversation; each costs tokens, so that the context ends most of them sooner.
-_MAX_MESSAGES = 1024
+MAX_MESSAGES, MAX_PARTS = 1024, 1024
+# What the document says of fields that are read and then refused: none of them is of use.
+_NO_ITEMS: JsonDict = {"maxItems": 0}
 
 
 class Wire(BaseModel):
@@ -45,9 +47,25 @@ class ImageUrl(Wire):
         return value
 
 
+def _part(types: list[str], key: str, kind: str) -> JsonDict:
+    """What the document says of parts of these types: they have this key."""
+    properties: JsonDict = {"type": {"enum": [*types]}, key: {"type": kind}}
+    return {"properties": properties, "required": ["type", key]}
+
+
 class ContentPart(Wire):
     """Text, an image, or audio, which no model here hears. `image` is an alias of `image_url`
     that Microsoft's JavaScript sample sends."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                _part(["text"], "text", "string"),
+                _part(["image_url", "image"], "image_url", "object"),
+                _part(["image_url", "image"], "image", "object"),
+            ]
+        }
+    )
 
     type: str
     text: Text | None = None
@@ -68,9 +86,12 @@ Content = Annotated[
 
 
 class Message(Wire):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant", "tool"],
+        WithJsonSchema({"enum": ["system", "developer", "user", "assistant"], "type": "string"}),
+    ]
     content: Content | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[Any] | None = Field(None, json_schema_extra=_NO_ITEMS)
 
 
 class JsonSchema(Wire):
@@ -79,7 +100,7 @@ class JsonSchema(Wire):
     name: str = Field(pattern="^[A-Za-z0-9_-]{1,64}$")
     description: Text | None = None
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class ResponseFormat(Wire):
@@ -101,7 +122,7 @@ class ResponseFormat(Wire):
 
 
 class StreamOptions(Wire):
-    include_usage: bool | None = None
+    include_usage: Flag | None = None
 
 
 class ChatCompletionsRequest(Parameters):
@@ -111,15 +132,15 @@ class ChatCompletionsRequest(Parameters):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     model: str | None = Field(None, description="Any name; there is one model.")
-    stream: bool | None = None
+    stream: Flag | None = None
     stream_options: StreamOptions | None = Field(
         None,
         description="Extra parameter. On OpenAI's routes include_usage asks for a last event with "
         "the usage; on Azure's the last event carries it anyway.",
     )
     response_format: ResponseFormat | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[Any] | None = Field(None, json_schema_extra=_NO_ITEMS)
+    tool_choice: Annotated[Any, WithJsonSchema({"enum": ["none", None]})] = None
 
     @property
     def has_pictures(self) -> bool:
@@ -138,7 +159,7 @@ class TaskParameters(Parameters):
 
     max_new_tokens: int | None = Field(None, ge=1, description="max_tokens.")
     max_gen_len: int | None = Field(None, ge=1, description="max_tokens, by an older name.")
-    do_sample: bool | None = Field(None, description="False is temperature 0.")
+    do_sample: Flag | None = Field(None, description="False is temperature 0.")
     return_full_text: Literal[False] | None = Field(None, description="The answer alone is given.")
 
     @field_validator("max_new_tokens", "max_gen_len", mode="before")
@@ -159,7 +180,7 @@ class TaskParameters(Parameters):
 
 
 class TaskInput(Wire):
-    input_string: list[Message] = Field(min_length=1, max_length=_MAX_MESSAGES)
+    input_string: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     parameters: TaskParameters | None = None
 
 

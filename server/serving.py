@@ -56,7 +56,11 @@ def run(settings: Settings, checkpoint: Path) -> None:
     server = DrainingServer(
         uvicorn.Config(
             app,
-            http=partial(HTTPProtocol, max_receive_s=settings.max_receive_s),  # type: ignore[arg-type]
+            http=partial(  # type: ignore[arg-type]
+                HTTPProtocol,
+                max_receive_s=settings.max_receive_s,
+                max_stall_s=settings.max_stall_s,
+            ),
             host=settings.host,
             port=settings.port,
             ssl_certfile=settings.tls_cert,

@@ -20,6 +20,7 @@ from scoring.engine_client import EngineClient
 from .completion import Completion, Delta
 from .errors import error_answer
 from .json_response import to_ascii_json
+from .unread_deltas import merge_unread
 
 logger = logging.getLogger(__name__)
 _DONE = b"data: [DONE]\n\n"
@@ -76,7 +77,7 @@ async def completion_events(
         head["usage"] = None
     yield _chunk(head, {"role": "assistant", "content": ""})
     try:
-        async with aclosing(completion.deltas(engine)) as deltas:
+        async with aclosing(merge_unread(completion.deltas(engine))) as deltas:
             async for delta in deltas:
                 if delta.text or delta.logprobs:
                     yield _chunk(head, {"content": delta.text}, delta)

@@ -1,10 +1,13 @@
 """Azure ML's POST /score, where `az ml online-endpoint invoke` sends whatever it is given."""
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ..answer import answer_chat, begin
-from ..extra_parameters import apply_extra_parameters
+from ..errors import APIError
+from ..extra_parameters import apply_extra_parameters, extras_mode
 from ..json_body import JSONBodyRoute
 from ..json_response import AsciiJSONResponse
 from ..openapi import (
@@ -33,7 +36,22 @@ async def score(
     if not isinstance(body, TaskRequest):
         chat = apply_extra_parameters(body, request.headers)
         return await answer_chat(chat, request, engine, processor, UsagePlace.LAST_CHUNK)
+    extras_mode(request.headers)  # nothing in a task depends on it, but it must be right
     chat = body.to_chat_request()
-    completion = await begin(chat, request, engine, processor)
+    try:
+        completion = await begin(chat, request, engine, processor)
+    except APIError as error:
+        error.problem = replace(error.problem, loc=_place_in_task(error.problem.loc))
+        raise
     whole = await unless_client_leaves(request, whole_completion(completion, engine))
     return AsciiJSONResponse({"output": whole["choices"][0]["message"]["content"]})
+
+
+def _place_in_task(loc: tuple[str, ...]) -> tuple[str, ...]:
+    """Where in a task's body stands what the chat that was made of it has at loc."""
+    match loc:
+        case ("body", "messages", *rest):
+            return ("body", "input_data", "input_string", *rest)
+        case ("body", _, *_):
+            return ("body", "input_data", "parameters", *loc[1:])
+    return loc

@@ -264,7 +264,8 @@ def test_a_killed_engine_takes_along_its_own_requests_only(caplog):
             dead = await kill_one(group)
 
             lost = await asyncio.gather(*tasks[dead], return_exceptions=True)
-            assert [type(result) for result in lost] == [EngineDeadError] * 3
+            # Others serve, so another try is of use.
+            assert [type(result) for result in lost] == [EngineNotReadyError] * 3
             assert await asyncio.gather(*tasks[1 - dead]) == [list(range(300))] * 3
             assert group.state is EngineState.DEGRADED
             assert group.check_ready() == LIMITS
@@ -293,7 +294,7 @@ def test_an_error_in_ones_loop_is_its_own_death_only():
     async def main() -> None:
         async with running() as group:
             rank, good = await open_one(group, make_sequence("good", max_tokens=200))
-            with pytest.raises(EngineDeadError):
+            with pytest.raises(EngineNotReadyError):
                 await tokens_of(group, make_sequence("bad", [BAD_LUCK] * 5))
             assert group.members[1 - rank].failure == group.failure == "unexpected RuntimeError"
             assert await good == list(range(200))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from scoring.scheduler import SampledToken, ScheduledRow
 from scoring.sequence import Sequence
 from server.app import create_app
 from server.entra import EntraTokens
+from server.http_protocol import HTTPProtocol
 from server.image_fetcher import ImageFetcher
 from server.serving import to_processor
 from server.settings import Settings
@@ -184,6 +186,9 @@ def threaded_server(
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=partial(  # type: ignore[arg-type]
+                HTTPProtocol, max_receive_s=chosen.max_receive_s, max_stall_s=chosen.max_stall_s
+            ),
             port=0,
             log_config=None,
             access_log=False,

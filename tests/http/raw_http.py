@@ -13,6 +13,16 @@ def connect(server: Endpoint) -> socket.socket:
     return socket.create_connection((address.hostname, address.port), timeout=10)
 
 
+def connect_with_small_buffer(server: Endpoint) -> socket.socket:
+    """Of what is sent to it, little fits in before it is read."""
+    address = urlsplit(server.base_url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect((address.hostname, address.port))
+    return connection
+
+
 def hang_up_hard(connection: socket.socket) -> None:
     """Close with a reset instead of a goodbye."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -228,6 +228,49 @@ def test_control_tokens_in_text_are_text(parrot: ParrotServer) -> None:
     assert parrot.text(said) == said
 
 
+def test_ten_thousand_typed_tags_are_ten_times_as_many_tokens_as_a_thousand(
+    parrot: ParrotServer,
+) -> None:
+    """Each was once looked for among all others."""
+    picture = image_part(plain_png(40, 30))
+
+    def num_tokens(number: int) -> int:
+        content = [picture, {"type": "text", "text": "<|image_1|>" * number}]
+        error = assert_error(parrot.ask(content), 400, "context_length_exceeded")
+        found = re.search(r"the prompt has (\d+) tokens", error["message"])
+        assert found
+        return int(found[1])
+
+    few, more, most = (num_tokens(number) for number in (1000, 2000, 10_000))
+    assert (most - few) == 9 * (more - few)
+    assert_well(parrot)
+
+
+def test_control_tokens_in_an_answer_are_no_text(demo: RunningServer) -> None:
+    """Forced by a bias: what ends a turn ends the answer, others are left out of it, streamed or
+    whole."""
+    reasons = set()
+    for token_id in range(demo_vocabulary(demo) - 24, demo_vocabulary(demo)):
+        parameters = {"logit_bias": {str(token_id): 100}, "max_tokens": 4}
+        passed = {"extra_parameters": "pass-through"}
+        body = {"messages": [user("hi")], "temperature": 0, **parameters}
+        (choice,) = demo.post(body, **passed).json()["choices"]
+        text = choice["message"]["content"]
+        streamed = stream(demo, "hi", {"extra-parameters": "pass-through"}, **parameters)
+        assert (streamed.text, streamed.finish_reason) == (text, choice["finish_reason"])
+        assert "<|" not in text
+        reasons.add(choice["finish_reason"])
+    assert reasons == {"stop", "length"}
+    assert_well(demo)
+
+
+def demo_vocabulary(demo: RunningServer) -> int:
+    """Told by the error for an id beyond it."""
+    body = {"messages": [user("hi")], "stop_token_ids": [10**9]}
+    error = assert_error(demo.post(body, extra_parameters="pass-through"), 422)
+    return int(error["message"].rsplit(" ", 1)[1]) + 1
+
+
 def test_greedy_answers_are_always_the_same(demo: RunningServer) -> None:
     assert len({demo.text("Why is the sky blue?", max_tokens=24) for _ in range(3)}) == 1
 

@@ -15,7 +15,7 @@ from .conftest import KEY
 from .error_bodies import assert_error
 from .parrot import Parrot, parrot_server
 from .raw_http import exchange
-from .running_server import Endpoint, RunningServer, assert_well, user
+from .running_server import Endpoint, RunningServer, assert_well, user, wait_until
 
 PUBLIC = {"/", "/health/live", "/health/ready"}
 CHAT = {"messages": [user("hi")], "max_tokens": 1}
@@ -153,6 +153,16 @@ def test_the_key_is_never_logged(small: RunningServer) -> None:
     send(small, {"Authorization": "Bearer not-" + KEY})
     assert '"client": "mine"' in small.log
     assert KEY not in small.log
+
+
+def test_wrong_keys_do_not_flood_the_log(small: RunningServer) -> None:
+    """A line for each request, as for any other, and no second one."""
+    seen = len(small.log)
+    for _ in range(100):
+        assert send(small, {"api-key": "wrong", "x-request-id": "knocking"}).status_code == 401
+    # A line is written when its answer is out.
+    wait_until(lambda: small.log[seen:].count("id=knocking") == 100, 5, "all are logged")
+    assert small.log[seen:].count("\n") == 100
 
 
 def test_without_a_key_on_loopback_anyone_may_call(demo: RunningServer) -> None:

@@ -71,6 +71,11 @@ def is_broken_off(running: OpenStream) -> bool:
     return False
 
 
+def are_busy(server: RunningServer, num_running: int) -> bool:
+    """Whether every engine runs so many requests."""
+    return all(engine["running"] == num_running for engine in server.state()["engines"])
+
+
 def test_two_engines_say_what_one_says(demo: RunningServer, pair: RunningServer) -> None:
     turns = [user(f"{word} " * 40) for word in ("The", "quick", "brown", "fox", "jumps")]
     turns += [about("cat", "What is it?"), about("dog", "What is it?"), about("cat", "Why?")]
@@ -108,17 +113,24 @@ def test_the_probes_add_the_engines_up(pair: RunningServer) -> None:
 
 def test_a_killed_engine_takes_its_requests_only(own_pair: RunningServer) -> None:
     server = own_pair
-    with ExitStack() as streams:
+    with ExitStack() as streams, ThreadPoolExecutor(2) as threads:
         running = [
             streams.enter_context(opened(server, f"{word} " * 60, max_tokens=1500))
             for word in ("one", "another")
         ]
         for each in running:
             each.take(3)
-        assert [engine["running"] for engine in server.state()["engines"]] == [1, 1]
+        whole = [
+            threads.submit(server.ask, f"{word} " * 60, max_tokens=1500)
+            for word in ("one", "another")
+        ]
+        wait_until(lambda: are_busy(server, 2), 10, "each engine runs a stream and a whole answer")
         engine_processes(server)[0].kill()
-        with ThreadPoolExecutor(2) as threads:
-            assert sorted(threads.map(is_broken_off, running)) == [False, True]
+        assert sorted(map(is_broken_off, running)) == [False, True]
+        # Another try would be answered: so the whole answer that is lost asks for one.
+        answers = sorted((one.result() for one in whole), key=lambda one: one.status_code)
+        assert answers[0].status_code == 200
+        assert_error(answers[1], 503, "not_ready")
     for path in ("/health/ready", "/health/live"):
         response = server.get(path)
         assert (response.status_code, response.json()["status"]) == (200, "degraded")

@@ -4,7 +4,10 @@ import json
 import re
 import socket
 import string
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +23,7 @@ from .running_server import RunningServer, assert_well, user
 
 PARAMETERS = ("frequency_penalty", "presence_penalty", "temperature", "top_p", "max_tokens", "seed")
 PNG = plain_png(8, 8)
+POST = b"POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.mark.parametrize(
@@ -290,8 +294,14 @@ def test_no_image_url_is_fetched(demo: RunningServer) -> None:
     """Not even a connection is made."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0.5)
-        for scheme in ("http", "https", "HTTPS"):
-            url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/x.png"
+        port = listener.getsockname()[1]
+        for at in (
+            "http://127.0.0.1",
+            "https://127.0.0.1",
+            "HTTPS://127.0.0.1",
+            "http://localhost",
+        ):
+            url = f"{at}:{port}/x.png"
             part = {"type": "image_url", "image_url": {"url": url}}
             loc = "messages.0.content.0.image_url.url"
             error = assert_error(demo.ask([part]), 422, "image_url_not_allowed", loc)
@@ -410,9 +420,84 @@ def test_a_body_of_unknown_length_is_cut_at_the_limit_too(small: RunningServer) 
     assert_well(small)
 
 
-@pytest.mark.parametrize("piece", [1, 7])
-def test_a_body_in_tiny_pieces_is_read(demo: RunningServer, piece: int) -> None:
-    body = json.dumps({"messages": [user("hi" * 300)], "max_tokens": 1}).encode()
+@contextmanager
+def peak_memory(server: RunningServer, max_bytes: int) -> Iterator[None]:
+    """The server's memory must not grow by more meanwhile, not even for a moment."""
+    folder = Path(f"/proc/{server.process.pid}")
+    try:
+        (folder / "clear_refs").write_text("5")  # the peak is counted from here on
+    except OSError:
+        pytest.skip("this system does not tell a process's peak of memory")
+    before = server.resources.memory_info().rss
+    yield
+    peak = re.search(r"VmHWM:\s+(\d+) kB", (folder / "status").read_text())
+    assert peak
+    assert int(peak[1]) * 1024 - before < max_bytes
+
+
+VALUES = {
+    "objects": b"{}",
+    "lists": b"[]",
+    "numbers": b"1",
+    "nested": b'{"a":[1]}',
+    "messages": b'{"role":"user"}',
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_large_body_of_tiny_values_costs_no_more_than_a_picture(
+    demo: RunningServer, kind: str
+) -> None:
+    """Ten million empty lists are a gigabyte, and seconds in which nobody else is answered."""
+    value = VALUES[kind]
+    around = b'{"messages": [%s]}'
+    number = ((32 << 20) - len(around)) // (len(value) + 1)
+    content = around % b",".join([value] * number)
+    with peak_memory(demo, 4 * len(content)):
+        error = assert_error(demo.post_bytes(content), 413, "body_too_large")
+    assert "1048576 values" in error["message"]
+    assert_well(demo)
+
+
+def test_as_many_values_as_are_read_cost_little(demo: RunningServer) -> None:
+    content = b'{"messages": [%s]}' % b",".join([b"[]"] * 520_000)
+    with peak_memory(demo, 160 << 20):
+        assert_error(demo.post_bytes(content), 422, "invalid_parameter")
+    assert_well(demo)
+
+
+def test_a_large_body_costs_a_few_times_its_size(demo: RunningServer) -> None:
+    """As its pieces, as bytes and as text."""
+    content = json.dumps({"messages": [user("x" * (30 << 20))]}).encode()
+    with peak_memory(demo, 4 * len(content)):
+        assert_error(demo.post_bytes(content), 413, "body_too_large")
+    assert_well(demo)
+
+
+def test_a_body_shorter_than_its_stated_length_is_forgotten(demo: RunningServer) -> None:
+    """Its sender hangs up before the rest."""
+    for stated in (b"100000", b"40000000"):
+        sent = POST + b"Content-Length: %s\r\n\r\n" % stated + b'{"messages": []}'
+        received = exchange(demo, sent)
+        assert received == b"" or received.startswith(b"HTTP/1.1 4")
+    assert_well(demo)
+
+
+def test_what_follows_the_stated_length_is_no_part_of_the_body(demo: RunningServer) -> None:
+    """It is taken for the next request, and is none: the server hangs up on it, maybe with a reset
+    that takes the first answer along."""
+    body = json.dumps({"messages": [user("hi")], "max_tokens": 1}).encode()
+    received = exchange(demo, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"}" * 50)
+    assert received == b"" or received.startswith((b"HTTP/1.1 200", b"HTTP/1.1 4"))
+    assert b"HTTP/1.1 5" not in received
+    assert_well(demo)
+
+
+@pytest.mark.parametrize(("piece", "length"), [(1, 300), (1, 50_000), (7, 300)])
+def test_a_body_in_tiny_pieces_is_read(demo: RunningServer, piece: int, length: int) -> None:
+    body = json.dumps(
+        {"messages": [user("hi" * 300)], "max_tokens": 1, "model": "m" * length}
+    ).encode()
     pieces = (body[at : at + piece] for at in range(0, len(body), piece))
     with demo.client() as client:
         response = client.post(
@@ -471,6 +556,18 @@ def test_each_request_is_one_line_in_the_log_and_probes_are_none(demo: RunningSe
     assert json.loads(line)["status"] == 404
     assert "not-me" not in demo.log
     assert "canary=1" not in demo.log
+
+
+def test_a_log_line_cannot_be_forged(demo: RunningServer) -> None:
+    forged = '\n{"level": "error", "message": "forged"}'
+    body = {"messages": [user("hi")], "max_tokens": 1, "model": forged, "user": forged}
+    assert demo.post(body, extra_parameters="drop").status_code == 200
+    assert_error(demo.post(body), 400, "unknown_parameter")
+    for deployment in ("%0a%7bforged%7d", "%7b%22level%22:%22forged%22%7d%0d%0a"):
+        demo.request("POST", f"/openai/deployments/{deployment}/chat/completions", json=body)
+    assert not [line for line in demo.log.splitlines() if line.startswith("{")]
+    assert 'level": "error' not in demo.log
+    assert_well(demo)
 
 
 def test_a_running_stream_does_not_notice_what_others_send(demo: RunningServer) -> None:

@@ -2,10 +2,12 @@
 
 import base64
 import io
+import os
 import struct
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -588,3 +590,33 @@ def test_a_turned_picture_and_the_upright_one_get_the_same_answer(tiny: RunningS
     assert (first["choices"], counts(first)) == (second["choices"], counts(second))
     assert turned["choices"] != first["choices"]
     assert_well(tiny)
+
+
+def test_the_same_bytes_in_another_shape_are_another_picture(tiny: RunningServer) -> None:
+    """Hashed without its shape, one would be answered with the other's features."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    one = image_part(encoded(Image.fromarray(pixels), "PNG"))
+    other = image_part(encoded(Image.fromarray(pixels.reshape(40, 60, 3)), "PNG"))
+    first, second, again = (
+        tiny.fingerprint({"role": "user", "content": [part]}) for part in (one, other, one)
+    )
+    assert first == again != second
+    assert_well(tiny)
+
+
+def test_many_large_pictures_at_once_are_decoded_a_few_at_a_time(demo: RunningServer) -> None:
+    """Each request has three pictures just under the limit, of which the model keeps one."""
+    part = image_part(_white_png(6304, 6304))
+    memory = demo.resources.memory_info().rss
+    peak = memory
+    messages = [{"role": "user", "content": [part]}] * 3
+    body = {"messages": messages, "max_tokens": 1}
+    with ThreadPoolExecutor(6) as threads:
+        asked = [threads.submit(demo.post, body) for _ in range(6)]
+        while not all(one.done() for one in asked):
+            assert demo.get("/health/live").status_code == 200
+            peak = max(peak, demo.resources.memory_info().rss)
+        assert [one.result().status_code for one in asked] == [200] * 6
+    # A picture takes 120 MB, and as much again for a moment.
+    assert peak - memory < (min(6, os.cpu_count() or 1) * 3 + 1) * (120 << 20)
+    assert_well(demo)

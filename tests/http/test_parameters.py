@@ -42,6 +42,14 @@ def test_stream_may_be_a_word(parrot: ParrotServer) -> None:
         assert response.text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize("name", ["stream", "logprobs", "ignore_eos"])
+def test_a_number_is_neither_true_nor_false(parrot: ParrotServer, name: str) -> None:
+    for number in (0, 1, 0.0, 1.0, 2):
+        body = {"messages": [user("hi")], name: number}
+        response = parrot.post(body, extra_parameters="pass-through")
+        assert_error(response, 422, "invalid_parameter", name)
+
+
 def test_a_number_in_words_means_the_number(demo: RunningServer) -> None:
     assert demo.ask("hi", max_tokens="3").json()["usage"]["completion_tokens"] <= 3
     numbers = {"temperature": 1.3, "seed": 9, "presence_penalty": 0.5, "max_tokens": 20}

@@ -12,8 +12,9 @@ from .pictures import image_part, plain_png
 from .running_server import RunningServer, assert_well, user
 
 
-def task(text: str = "hi there", **parameters: Any) -> dict[str, Any]:
-    return {"input_data": {"input_string": [user(text)], "parameters": parameters}}
+def task(text: Any = "hi there", **parameters: Any) -> dict[str, Any]:
+    message = {"role": "user", "content": text}
+    return {"input_data": {"input_string": [message], "parameters": parameters}}
 
 
 def score(server: Any, body: Any) -> httpx.Response:
@@ -87,6 +88,36 @@ def test_its_parameters_are_the_chats(demo: RunningServer) -> None:
 def test_what_is_wrong_is_named_where_it_stands(parrot: ParrotServer, body: Any, loc: str) -> None:
     assert_error(score(parrot, body), 422, "invalid_parameter", loc)
     assert_well(parrot)
+
+
+PICTURE = image_part(b"no picture")
+AT = "input_data.input_string.0.content"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "loc"),
+    [
+        (task(stop_token_ids=[10**6]), "invalid_parameter", "input_data.parameters.stop_token_ids"),
+        (task(top_logprobs=3), "invalid_parameter", "input_data.parameters.top_logprobs"),
+        (task([PICTURE]), "invalid_parameter", f"{AT}.0.image_url.url"),
+        (task([PICTURE, PICTURE]), "parameter_not_supported", AT),
+        (task(guided_regex="(a"), "invalid_parameter", "input_data.parameters.guided_regex"),
+    ],
+    ids=["token-id", "together", "picture", "pictures", "regex"],
+)
+def test_what_the_model_refuses_is_named_in_the_tasks_own_body(
+    demo: RunningServer, body: Any, code: str, loc: str
+) -> None:
+    assert_error(score(demo, body), 422, code, loc)
+    assert_well(demo)
+
+
+def test_a_bad_header_is_a_400_with_a_task_too(parrot: ParrotServer) -> None:
+    headers = {"Content-Type": "application/json", "extra-parameters": "perhaps"}
+    response = parrot.request(
+        "POST", "/score", content=json.dumps(task()).encode(), headers=headers
+    )
+    assert_error(response, 400, "unknown_parameter")
 
 
 def test_an_unknown_parameter_of_a_task_is_a_400(parrot: ParrotServer) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -134,6 +135,71 @@ def test_max_tokens_cuts_it(demo: RunningServer) -> None:
     (choice,) = response.json()["choices"]
     assert choice["finish_reason"] == "length"
     assert choice["message"]["content"].startswith('{"n')
+    assert_well(demo)
+
+
+def test_a_bias_against_what_must_come_does_not_keep_it_from_coming(demo: RunningServer) -> None:
+    """Where the grammar leaves one way only, it is taken: a bias is no ban of what must come."""
+    passed = {"extra_parameters": "pass-through"}
+    for token_id in (0, 1, ord("{"), ord("{") + 3):  # bytes have their own tokens, from 3 on
+        bias = {str(token_id): -100}
+        body = {"messages": [user("hi")], "response_format": by_schema(SMALL), "logit_bias": bias}
+        response = demo.post(body | {"max_tokens": 300}, **passed)
+        assert response.status_code == 200, response.text
+        (choice,) = response.json()["choices"]
+        assert choice["finish_reason"] == "stop"
+        jsonschema.validate(json.loads(choice["message"]["content"]), SMALL)
+    assert_well(demo)
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*b$", "^(.*)*x$"])
+def test_a_pattern_that_others_backtrack_over_is_matched(demo: RunningServer, pattern: str) -> None:
+    schema = {"type": "string", "pattern": pattern, "maxLength": 20}
+    response = demo.ask("hi", response_format=by_schema(schema), max_tokens=60)
+    if response.status_code == 200:
+        (choice,) = response.json()["choices"]
+        text = choice["message"]["content"]
+        if choice["finish_reason"] == "stop":
+            jsonschema.validate(json.loads(text), schema)
+    else:
+        assert_error(response, 422, "parameter_not_supported")
+    assert_well(demo)
+
+
+def test_a_schema_nested_two_thousand_times_is_refused(demo: RunningServer) -> None:
+    """A depth that 64 KiB have room for; Python's own writer of JSON gives up on it."""
+    schema = b'{"items":' * 2000 + b"{}" + b"}" * 2000
+    body = b'{"messages": [{"role": "user", "content": "hi"}], "response_format": {"type": '
+    body += b'"json_schema", "json_schema": {"name": "deep", "schema": %s}}}' % schema
+    assert_error(demo.post_bytes(body), 422, "invalid_parameter")
+    assert_well(demo)
+
+
+def test_schemas_that_refer_to_each_other_in_a_circle_are_refused_or_kept(
+    demo: RunningServer,
+) -> None:
+    """A circle without an end allows nothing; a list of itself is a tree."""
+    endless = {
+        "$ref": "#/$defs/a",
+        "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+    }
+    assert_error(demo.ask("hi", response_format=by_schema(endless)), 422)
+    tree = {"type": "array", "items": {"$ref": "#"}, "maxItems": 2}
+    response = demo.ask("hi", response_format=by_schema(tree), max_tokens=40)
+    assert response.status_code == 200, response.text
+    assert_well(demo)
+
+
+def test_a_free_request_beside_others_with_grammars_says_what_it_says_alone(
+    demo: RunningServer,
+) -> None:
+    alone = demo.text("golden", max_tokens=200)
+    with ThreadPoolExecutor(5) as threads:
+        free = [threads.submit(demo.text, "golden", max_tokens=200) for _ in range(2)]
+        bound = [threads.submit(answer, demo, response_format=by_schema(SMALL)) for _ in range(3)]
+        assert [one.result() for one in free] == [alone] * 2
+        for one in bound:
+            jsonschema.validate(json.loads(one.result()), SMALL)
     assert_well(demo)
 
 
