@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format bench-load bench-engine gpu-check clean
+.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image lock clean
 
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -39,6 +39,23 @@ bench-engine: .venv/installed
 gpu-check: .venv/installed
 	$(BIN)/python -m benchmark.gpu_check $(ARGS)
 
+# What the image is built from, beside requirements/.
+wheel: .venv/installed
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+# DEVICE=cpu for a machine without a GPU, FLASH_ATTN=0 to leave out an hour of compiling.
+DEVICE ?= cuda
+FLASH_ATTN ?= 1
+image: wheel
+	docker build --tag phi3v-server:$(if $(filter cuda,$(DEVICE)),latest,$(DEVICE)) \
+	    --build-arg DEVICE=$(DEVICE) --build-arg FLASH_ATTN=$(FLASH_ATTN) \
+	    --build-arg REVISION=$(shell git rev-parse --short HEAD) .
+
+# The image's requirements anew, from pyproject.toml and constraints.txt; with Python 3.11, as there.
+lock:
+	$(PYTHON) tools/lock_requirements.py
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) -e .
@@ -49,4 +66,4 @@ gpu-check: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ from .kernels import EAGER, Kernels
 logger = logging.getLogger(__name__)
 
 _SOURCES = Path(__file__).parent / "native"
+_PREBUILT = Path(__file__).parent / "native_prebuilt"  # in an image
 _CPU_FEATURES = (
     "avx512_f",
     "avx512_bw",
@@ -206,20 +208,36 @@ def load_native(dtype: torch.dtype, text: TextConfig) -> tuple[NativeKernels | N
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        logger.warning("no C++ compiler (g++): the model runs slower than it could")
-        return None
-    sources = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()))
-    key = hashlib.sha256(sources + " ".join(_FLAGS).encode()).hexdigest()[:16]
-    path = cache_directory() / f"native-kernels-{key}.so"
+    path = _PREBUILT / _file_name()
     try:
+        if path.exists():
+            return ctypes.CDLL(str(path))
+        compiler = shutil.which("g++")
+        if compiler is None:
+            logger.warning("no C++ compiler (g++): the model runs slower than it could")
+            return None
+        path = cache_directory() / _file_name()
         if not path.exists():
             _build(compiler, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("the native kernels could not be built: %s", error)
         return None
+
+
+def _file_name() -> str:
+    """Of the library: another one for other sources or flags."""
+    sources = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()))
+    key = hashlib.sha256(sources + " ".join(_FLAGS).encode()).hexdigest()[:16]
+    return f"native-kernels-{key}.so"
+
+
+def build_ahead() -> None:
+    """Build them beside their sources, for an image without a compiler. On x86-64; whether the
+    processor that will run them has what they need, is asked there."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        _PREBUILT.mkdir(exist_ok=True)
+        _build("g++", _PREBUILT / _file_name())
 
 
 def _build(compiler: str, path: Path) -> None:
@@ -239,3 +257,7 @@ def _is_right(native: NativeKernels) -> bool:
     tolerance = 1e-5 if native.dtype is torch.float32 else 2e-2
     expected = EAGER.rms_norm(x, x[0], 1e-5)
     return torch.allclose(native.rms_norm(x, x[0], 1e-5), expected, tolerance, tolerance)
+
+
+if __name__ == "__main__":
+    build_ahead()
