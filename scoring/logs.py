@@ -23,6 +23,7 @@ def configure_logging(level: int | str, log_format: LogFormat = "auto") -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_JSONFormatter() if log_format == "json" else _TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
     # One line per request is ours; libraries speak up when something is wrong.
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)

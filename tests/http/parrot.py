@@ -111,7 +111,9 @@ class ParrotServer(Endpoint):
 
         async def names() -> list[str]:
             others = asyncio.all_tasks() - {asyncio.current_task()}
-            return sorted(str(task.get_coro()).split()[2] for task in others)
+            coroutines = sorted(str(task.get_coro()).split()[2] for task in others)
+            # Loading.report ends by itself, a moment after the engine is ready.
+            return [name for name in coroutines if name != "Loading.report"]
 
         return asyncio.run_coroutine_threadsafe(names(), self._loop).result(10)
 

@@ -565,8 +565,10 @@ def test_a_log_line_cannot_be_forged(demo: RunningServer) -> None:
     assert_error(demo.post(body), 400, "unknown_parameter")
     for deployment in ("%0a%7bforged%7d", "%7b%22level%22:%22forged%22%7d%0d%0a"):
         demo.request("POST", f"/openai/deployments/{deployment}/chat/completions", json=body)
-    assert not [line for line in demo.log.splitlines() if line.startswith("{")]
-    assert 'level": "error' not in demo.log
+    entries = [json.loads(line) for line in demo.log.splitlines() if line.startswith("{")]
+    assert "forged" not in {entry["message"] for entry in entries}
+    assert "error" not in {entry["level"] for entry in entries}
+    assert not [line for line in demo.log.splitlines() if "forged" in line[:20]]
     assert_well(demo)
 
 

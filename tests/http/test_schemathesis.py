@@ -41,7 +41,7 @@ _JUDGED |= {"functions", "function_call", "audio", "best_of", "web_search_option
 def _is_beyond_the_schemas(case: Any) -> bool:
     """Whether something in the request may rightly be refused that the schemas allow."""
     body = case.body
-    if not isinstance(body, dict):
+    if case.meta.generation.mode is not GenerationMode.POSITIVE or not isinstance(body, dict):
         return False
     task = body.get("input_data")
     parameters = (task.get("parameters") or {}) if isinstance(task, dict) else body
