@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image lock clean
+.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image image-test lock clean
 
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -51,6 +51,10 @@ image: wheel
 	docker build --tag phi3v-server:$(if $(filter cuda,$(DEVICE)),latest,$(DEVICE)) \
 	    --build-arg DEVICE=$(DEVICE) --build-arg FLASH_ATTN=$(FLASH_ATTN) \
 	    --build-arg REVISION=$(shell git rev-parse --short HEAD) .
+
+# Builds the CPU image without docker, and asks it; as root, on Debian. See the script.
+image-test: wheel
+	tools/image_test.sh
 
 # The image's requirements anew, from pyproject.toml and constraints.txt; with Python 3.11, as there.
 lock:
