@@ -1,6 +1,7 @@
-"""A server with a key, and the official client that holds it."""
+"""Servers with a key, the ways to them, and the official client that holds the key."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,12 +9,16 @@ import pytest
 from azure.ai.inference import ChatCompletionsClient
 from azure.core.credentials import AzureKeyCredential
 
-from ..http.running_server import RunningServer, ready_server, wait_until
+from ..http.parrot import Parrot, ParrotServer, parrot_server
+from ..http.running_server import Endpoint, RunningServer, ready_server, wait_until
 from ..http.session_checkpoints import demo_checkpoint
+from .rechunking_proxy import rechunked
 
 __all__ = ["demo_checkpoint"]
 
 KEY = "0123456789abcdef0123456789abcdef"
+# Of one byte to four, so that most cuts into pieces of seven bytes go through a character.
+POLYGLOT = "naïve café, 日本語 и 🌍🚀 – done"
 
 
 @pytest.fixture(scope="package")
@@ -27,12 +32,36 @@ def keyed(
         yield server
 
 
+@pytest.fixture(scope="package")
+def parrot(demo_checkpoint: Path) -> Iterator[ParrotServer]:
+    """A server that says what it is told, for those who have the key."""
+    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint), api_key=KEY) as server:
+        yield server
+
+
+@pytest.fixture(params=["straight", "in sevens"])
+def way_to(request: pytest.FixtureRequest) -> Iterator[Callable[[Endpoint], str]]:
+    """The address under which a client finds a server. Each test that asks for it runs twice: on
+    the server's own address, and behind a proxy that cuts answers into seven bytes each."""
+    with ExitStack() as proxies:
+
+        def address(server: Endpoint) -> str:
+            if request.param == "straight":
+                return server.base_url
+            return proxies.enter_context(rechunked(server.base_url))
+
+        yield address
+
+
 @pytest.fixture
-def client(keyed: RunningServer) -> Iterator[ChatCompletionsClient]:
+def base_url(keyed: RunningServer, way_to: Callable[[Endpoint], str]) -> str:
+    return way_to(keyed)
+
+
+@pytest.fixture
+def client(base_url: str) -> Iterator[ChatCompletionsClient]:
     """azure-ai-inference, as its user makes it."""
-    with ChatCompletionsClient(
-        endpoint=keyed.base_url, credential=AzureKeyCredential(KEY)
-    ) as client:
+    with ChatCompletionsClient(endpoint=base_url, credential=AzureKeyCredential(KEY)) as client:
         yield client
 
 
