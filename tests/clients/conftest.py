@@ -1,13 +1,15 @@
 """Servers with a key, the ways to them, and the official client that holds the key."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from azure.ai.inference import ChatCompletionsClient
 from azure.core.credentials import AzureKeyCredential
+
+from scoring.scheduler import ScheduledRow
 
 from ..http.parrot import Parrot, ParrotServer, parrot_server
 from ..http.running_server import Endpoint, RunningServer, ready_server, wait_until
@@ -19,6 +21,11 @@ __all__ = ["demo_checkpoint"]
 KEY = "0123456789abcdef0123456789abcdef"
 # Of one byte to four, so that most cuts into pieces of seven bytes go through a character.
 POLYGLOT = "naïve café, 日本語 и 🌍🚀 – done"
+# From a server's address to one that leads there: its own, or that of a proxy that cuts answers.
+WAYS: dict[str, Callable[[str], AbstractContextManager[str]]] = {
+    "straight": nullcontext,
+    "in sevens": rechunked,
+}
 
 
 @pytest.fixture(scope="package")
@@ -39,18 +46,23 @@ def parrot(demo_checkpoint: Path) -> Iterator[ParrotServer]:
         yield server
 
 
-@pytest.fixture(params=["straight", "in sevens"])
+@pytest.fixture
+def failing(demo_checkpoint: Path) -> Iterator[Endpoint]:
+    """A server on which every answer fails after six tokens, save the short golden ones."""
+
+    def fault(row: ScheduledRow) -> None:
+        if row.sequence.num_output_tokens == 6 and row.sequence.num_prompt_tokens > 40:
+            raise RuntimeError("the device's secret")
+
+    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint, fault=fault)) as server:
+        yield server
+
+
+@pytest.fixture(params=WAYS)
 def way_to(request: pytest.FixtureRequest) -> Iterator[Callable[[Endpoint], str]]:
-    """The address under which a client finds a server. Each test that asks for it runs twice: on
-    the server's own address, and behind a proxy that cuts answers into seven bytes each."""
-    with ExitStack() as proxies:
-
-        def address(server: Endpoint) -> str:
-            if request.param == "straight":
-                return server.base_url
-            return proxies.enter_context(rechunked(server.base_url))
-
-        yield address
+    """The address under which a client finds a server. Tests that ask for it run by every way."""
+    with ExitStack() as ways:
+        yield lambda server: ways.enter_context(WAYS[request.param](server.base_url))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -32,8 +32,6 @@ from azure.core.exceptions import (
     HttpResponseError,
     ResourceNotFoundError,
 )
-
-from scoring.scheduler import ScheduledRow
 
 from ..http.parrot import Parrot, ParrotServer, parrot_server
 from ..http.pictures import data_url, plain_png
@@ -391,18 +389,6 @@ def test_a_full_server_is_tried_again_and_then_answers(
         wait_until(lambda: len(statuses_of_the_sdks_requests(caplog)) >= 2, 5, "two requests")
         assert statuses_of_the_sdks_requests(caplog) == [429, 200]
         assert_well(server)
-
-
-@pytest.fixture
-def failing(demo_checkpoint: Path) -> Iterator[Endpoint]:
-    """A server on which every answer fails after six tokens, save the short golden ones."""
-
-    def fault(row: ScheduledRow) -> None:
-        if row.sequence.num_output_tokens == 6 and row.sequence.num_prompt_tokens > 40:
-            raise RuntimeError("the device's secret")
-
-    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint, fault=fault)) as server:
-        yield server
 
 
 def test_a_stream_that_fails_midway_raises(

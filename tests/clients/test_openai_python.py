@@ -4,7 +4,6 @@ errors; and its Azure client, which asks for a deployment."""
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +19,7 @@ from openai import (
     UnprocessableEntityError,
 )
 
-from scoring.scheduler import ScheduledRow
-
-from ..http.parrot import Parrot, ParrotServer, parrot_server
+from ..http.parrot import ParrotServer
 from ..http.pictures import data_url, plain_png
 from ..http.running_server import Endpoint, RunningServer, assert_well
 from .conftest import KEY, POLYGLOT, RequestCount
@@ -214,18 +211,6 @@ def test_another_modality_is_not_found(v1: OpenAI, requests: RequestCount) -> No
     with pytest.raises(NotFoundError, match="Modality not supported by the model"):
         v1.completions.create(model="x", prompt="hi")
     assert requests.is_exactly(2)
-
-
-@pytest.fixture
-def failing(demo_checkpoint: Path) -> Iterator[Endpoint]:
-    """A server on which every answer fails after six tokens, save the short golden ones."""
-
-    def fault(row: ScheduledRow) -> None:
-        if row.sequence.num_output_tokens == 6 and row.sequence.num_prompt_tokens > 40:
-            raise RuntimeError("the device's secret")
-
-    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint, fault=fault)) as server:
-        yield server
 
 
 def test_a_stream_that_fails_midway_raises(
