@@ -19,8 +19,9 @@ from .rechunking_proxy import rechunked
 __all__ = ["demo_checkpoint"]
 
 KEY = "0123456789abcdef0123456789abcdef"
-# Of one byte to four, so that most cuts into pieces of seven bytes go through a character.
-POLYGLOT = "naïve café, 日本語 и 🌍🚀 – done"
+# Seven characters of three bytes in a row, and seven of four: wherever events begin, a cut after
+# every seventh byte goes through one of them.
+POLYGLOT = "naïve да 日本語を話しますか 🌍🚀🌊🌋🌌🌈🌞 – done"
 # From a server's address to one that leads there: its own, or that of a proxy that cuts answers.
 WAYS: dict[str, Callable[[str], AbstractContextManager[str]]] = {
     "straight": nullcontext,

@@ -90,10 +90,14 @@ async def _copy_in_pieces(answers: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 async def _copy_chunks(answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Cut after every seventh byte of the body, not of the chunk: events that begin alike are cut
+    in different places."""
+    num_bytes = 0
     while size := int(await answers.readuntil(b"\r\n"), 16):
         chunk = (await answers.readexactly(size + 2))[:size]
-        for piece in _pieces(chunk):
+        for piece in _pieces(chunk, first=SIZE - num_bytes % SIZE):
             await _write(writer, b"%x\r\n%b\r\n" % (len(piece), piece))
+        num_bytes += size
     await _write(writer, b"0\r\n" + await answers.readexactly(2))
 
 
@@ -104,5 +108,6 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
         await writer.drain()
 
 
-def _pieces(data: bytes) -> list[bytes]:
-    return [data[start : start + SIZE] for start in range(0, len(data), SIZE)]
+def _pieces(data: bytes, first: int = SIZE) -> list[bytes]:
+    starts = [0, *range(first, len(data), SIZE)]
+    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
