@@ -49,4 +49,4 @@ gpu-check: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv tests/clients/js/node_modules build *.egg-info .mypy_cache .pytest_cache .ruff_cache

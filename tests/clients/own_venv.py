@@ -16,9 +16,14 @@ SCRIPTS = Path(__file__).resolve().parent / "own_venvs"
 _INSTALL_S = 240
 
 
+def azure_python(version: str) -> tuple[str, ...]:
+    """A version of Azure's client, and what the published samples import beside it."""
+    return f"azure-ai-inference=={version}", "azure-identity==1.27.0", "ipython==9.7.0"
+
+
 def python_with(*requirements: str) -> Path:
-    """The Python of an environment that has the packages. Skips the test where they cannot be
-    installed."""
+    """The Python of an environment that has the packages, and is named after the first. Skips the
+    test where they cannot be installed."""
     directory = PROJECT / ".venv" / "clients" / requirements[0]
     python, stamp = directory / "bin" / "python", directory / "installed"
     wanted = "\n".join(requirements)

@@ -4,6 +4,7 @@ socket."""
 
 import asyncio
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from threading import Thread
@@ -15,15 +16,16 @@ _LENGTH = re.compile(rb"^content-length: *(\d+)\r$", re.IGNORECASE | re.MULTILIN
 
 
 @contextmanager
-def rechunked(base_url: str) -> Iterator[str]:
-    """The address of a proxy in front of the server, in a thread of its own."""
+def rechunked(base_url: str, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The address of a proxy in front of the server, in a thread of its own. tls: what it speaks
+    https with; the server behind it speaks plain HTTP."""
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="rechunking proxy")
     thread.start()
     try:
         proxy = _Proxy(base_url)
-        port = asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(10)
-        yield f"http://127.0.0.1:{port}"
+        port = asyncio.run_coroutine_threadsafe(proxy.start(tls), loop).result(10)
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(10)
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -36,9 +38,9 @@ class _Proxy:
         self._upstream = urlsplit(base_url)
         self._connections: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> int:
+    async def start(self, tls: ssl.SSLContext | None) -> int:
         """Listen on a free port: which one."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=tls)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:

@@ -9,7 +9,7 @@ from ..http.parrot import ParrotServer
 from ..http.running_server import Endpoint, RunningServer, assert_well
 from .client_process import ClientProcess, ThrownError
 from .conftest import POLYGLOT
-from .own_venv import client_with
+from .own_venv import azure_python, client_with
 
 TURNS = [
     ("system", "You are a helpful assistant."),
@@ -20,7 +20,7 @@ GREEDY = {"temperature": 0, "top_p": 1, "max_tokens": 20}
 
 @pytest.fixture(scope="module")
 def b1() -> Iterator[ClientProcess]:
-    with client_with("azure-ai-inference==1.0.0b1", script="azure_b1.py") as client:
+    with client_with(*azure_python("1.0.0b1"), script="azure_b1.py") as client:
         yield client
 
 
