@@ -70,4 +70,5 @@ lock:
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info tests/clients/js/node_modules
+	rm -rf .mypy_cache .pytest_cache .ruff_cache

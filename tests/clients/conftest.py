@@ -1,6 +1,7 @@
-"""A server with a key, and the official client that holds it."""
+"""Servers with a key, the ways to them, and the official client that holds the key."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,12 +9,24 @@ import pytest
 from azure.ai.inference import ChatCompletionsClient
 from azure.core.credentials import AzureKeyCredential
 
-from ..http.running_server import RunningServer, ready_server, wait_until
+from scoring.scheduler import ScheduledRow
+
+from ..http.parrot import Parrot, ParrotServer, parrot_server
+from ..http.running_server import Endpoint, RunningServer, ready_server, wait_until
 from ..http.session_checkpoints import demo_checkpoint
+from .rechunking_proxy import rechunked
 
 __all__ = ["demo_checkpoint"]
 
 KEY = "0123456789abcdef0123456789abcdef"
+# Seven characters of three bytes in a row, and seven of four: wherever events begin, a cut after
+# every seventh byte goes through one of them.
+POLYGLOT = "naïve да 日本語を話しますか 🌍🚀🌊🌋🌌🌈🌞 – done"
+# From a server's address to one that leads there: its own, or that of a proxy that cuts answers.
+WAYS: dict[str, Callable[[str], AbstractContextManager[str]]] = {
+    "straight": nullcontext,
+    "in sevens": rechunked,
+}
 
 
 @pytest.fixture(scope="package")
@@ -27,12 +40,41 @@ def keyed(
         yield server
 
 
+@pytest.fixture(scope="package")
+def parrot(demo_checkpoint: Path) -> Iterator[ParrotServer]:
+    """A server that says what it is told, for those who have the key."""
+    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint), api_key=KEY) as server:
+        yield server
+
+
 @pytest.fixture
-def client(keyed: RunningServer) -> Iterator[ChatCompletionsClient]:
+def failing(demo_checkpoint: Path) -> Iterator[Endpoint]:
+    """A server on which every answer fails after six tokens, save the short golden ones."""
+
+    def fault(row: ScheduledRow) -> None:
+        if row.sequence.num_output_tokens == 6 and row.sequence.num_prompt_tokens > 40:
+            raise RuntimeError("the device's secret")
+
+    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint, fault=fault)) as server:
+        yield server
+
+
+@pytest.fixture(params=WAYS)
+def way_to(request: pytest.FixtureRequest) -> Iterator[Callable[[Endpoint], str]]:
+    """The address under which a client finds a server. Tests that ask for it run by every way."""
+    with ExitStack() as ways:
+        yield lambda server: ways.enter_context(WAYS[request.param](server.base_url))
+
+
+@pytest.fixture
+def base_url(keyed: RunningServer, way_to: Callable[[Endpoint], str]) -> str:
+    return way_to(keyed)
+
+
+@pytest.fixture
+def client(base_url: str) -> Iterator[ChatCompletionsClient]:
     """azure-ai-inference, as its user makes it."""
-    with ChatCompletionsClient(
-        endpoint=keyed.base_url, credential=AzureKeyCredential(KEY)
-    ) as client:
+    with ChatCompletionsClient(endpoint=base_url, credential=AzureKeyCredential(KEY)) as client:
         yield client
 
 

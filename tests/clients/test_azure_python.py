@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -33,13 +33,11 @@ from azure.core.exceptions import (
     ResourceNotFoundError,
 )
 
-from scoring.scheduler import ScheduledRow
-
-from ..http.parrot import Parrot, parrot_server
+from ..http.parrot import Parrot, ParrotServer, parrot_server
 from ..http.pictures import data_url, plain_png
 from ..http.running_server import Endpoint, RunningServer, assert_well, wait_until
 from ..json_schemas import SCHEMAS
-from .conftest import KEY, RequestCount
+from .conftest import KEY, POLYGLOT, RequestCount
 from .seed import blocks
 
 MESSAGES = [
@@ -48,8 +46,8 @@ MESSAGES = [
 ]
 
 
-def client_of(server: Endpoint, key: str = KEY, path: str = "") -> ChatCompletionsClient:
-    return ChatCompletionsClient(server.base_url + path, AzureKeyCredential(key))
+def client_at(base_url: str, key: str = KEY) -> ChatCompletionsClient:
+    return ChatCompletionsClient(base_url, AzureKeyCredential(key))
 
 
 # The calls of the how-to
@@ -62,8 +60,8 @@ def test_the_model_introduces_itself(client: ChatCompletionsClient) -> None:
     assert info.model_provider_name == "phi3v-server"
 
 
-def test_load_client_finds_out_which_client_it_takes(keyed: RunningServer) -> None:
-    with load_client(keyed.base_url, AzureKeyCredential(KEY)) as client:
+def test_load_client_finds_out_which_client_it_takes(base_url: str) -> None:
+    with load_client(base_url, AzureKeyCredential(KEY)) as client:
         assert isinstance(client, ChatCompletionsClient)
         assert client.complete(messages=MESSAGES, max_tokens=2).choices
 
@@ -94,6 +92,7 @@ def print_stream(shared: Path) -> Callable[[Any], None]:
 
 def test_a_stream_prints_what_a_whole_answer_says(
     client: ChatCompletionsClient,
+    keyed: RunningServer,
     print_stream: Callable[[Any], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -103,6 +102,18 @@ def test_a_stream_prints_what_a_whole_answer_says(
     printed = capsys.readouterr().out
     assert printed == whole.choices[0].message.content
     assert "None" not in printed
+    turns = {"messages": [message.as_dict() for message in MESSAGES]}
+    assert printed == keyed.post(turns | parameters).json()["choices"][0]["message"]["content"]
+
+
+def test_characters_of_several_bytes_arrive_whole(
+    parrot: ParrotServer, way_to: Callable[[Endpoint], str]
+) -> None:
+    turns = [UserMessage(POLYGLOT)]
+    with client_at(way_to(parrot)) as client:
+        assert client.complete(messages=turns).choices[0].message.content == POLYGLOT
+        updates = client.complete(messages=turns, stream=True)
+        assert "".join(update.choices[0].delta.content for update in updates) == POLYGLOT
 
 
 def test_every_update_of_a_stream_can_be_read_as_the_how_to_does(
@@ -184,8 +195,8 @@ def test_a_conversation_goes_on(client: ChatCompletionsClient) -> None:
     assert second.usage.prompt_tokens > first.usage.prompt_tokens
 
 
-def test_an_endpoint_may_end_with_a_slash(keyed: RunningServer) -> None:
-    with client_of(keyed, path="/") as client:
+def test_an_endpoint_may_end_with_a_slash(base_url: str) -> None:
+    with client_at(f"{base_url}/") as client:
         assert client.get_model_info().model_name == "phi3v-demo"
         assert client.complete(messages=MESSAGES, max_tokens=2).choices
 
@@ -193,7 +204,7 @@ def test_an_endpoint_may_end_with_a_slash(keyed: RunningServer) -> None:
 @pytest.mark.parametrize("path", ["/score", "/score/", "/models"])
 def test_an_endpoint_may_be_given_as_its_scoring_address(keyed: RunningServer, path: str) -> None:
     """Azure ML shows …/score, and the SDK puts its own paths behind that."""
-    with client_of(keyed, path=path) as client:
+    with client_at(keyed.base_url + path) as client:
         assert client.get_model_info().model_name == "phi3v-demo"
         assert client.complete(messages=MESSAGES, max_tokens=2).choices
 
@@ -225,9 +236,12 @@ def test_a_client_of_another_modality_is_told_so(
 
 
 def test_a_wrong_key_is_an_authentication_error_and_asked_once(
-    keyed: RunningServer, requests: RequestCount
+    keyed: RunningServer, base_url: str, requests: RequestCount
 ) -> None:
-    with client_of(keyed, "wrong") as client, pytest.raises(ClientAuthenticationError) as refused:
+    with (
+        client_at(base_url, "wrong") as client,
+        pytest.raises(ClientAuthenticationError) as refused,
+    ):
         client.complete(messages=MESSAGES)
     assert refused.value.status_code == 401
     assert refused.value.error is not None
@@ -338,7 +352,7 @@ def test_what_the_caller_did_wrong_is_asked_once(
 def test_a_route_that_is_not_there_is_not_found(
     keyed: RunningServer, requests: RequestCount
 ) -> None:
-    with client_of(keyed, path="/elsewhere") as client:
+    with client_at(f"{keyed.base_url}/elsewhere") as client:
         with pytest.raises(ResourceNotFoundError):
             client.complete(messages=MESSAGES)
         with pytest.raises(ResourceNotFoundError):
@@ -359,7 +373,7 @@ def test_a_full_server_is_tried_again_and_then_answers(
     parrot = Parrot(demo_checkpoint)
     with (
         parrot_server(demo_checkpoint, parrot, max_num_seqs=1, max_queued=0) as server,
-        client_of(server) as client,
+        client_at(server.base_url) as client,
         caplog.at_level(logging.INFO, "server.observer"),
     ):
         parrot.step_s = 0.05
@@ -377,22 +391,12 @@ def test_a_full_server_is_tried_again_and_then_answers(
         assert_well(server)
 
 
-@pytest.fixture
-def failing(demo_checkpoint: Path) -> Iterator[Endpoint]:
-    """A server on which every answer fails after six tokens, save the short golden ones."""
-
-    def fault(row: ScheduledRow) -> None:
-        if row.sequence.num_output_tokens == 6 and row.sequence.num_prompt_tokens > 40:
-            raise RuntimeError("the device's secret")
-
-    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint, fault=fault)) as server:
-        yield server
-
-
-def test_a_stream_that_fails_midway_raises(failing: Endpoint) -> None:
+def test_a_stream_that_fails_midway_raises(
+    failing: Endpoint, way_to: Callable[[Endpoint], str]
+) -> None:
     """An error event alone would be swallowed: the connection must not end in good order."""
     heard: list[str] = []
-    with client_of(failing) as client:
+    with client_at(way_to(failing)) as client:
         updates = client.complete(messages=[UserMessage("letters " * 10)], stream=True)
         pieces = (choice.delta.content for update in updates for choice in update.choices)
         with pytest.raises(HttpResponseError) as broken:
@@ -405,7 +409,7 @@ def test_a_stream_that_fails_midway_raises(failing: Endpoint) -> None:
 def test_an_answer_that_fails_raises_at_once(
     failing: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with client_of(failing) as client, caplog.at_level(logging.INFO, "server.observer"):
+    with client_at(failing.base_url) as client, caplog.at_level(logging.INFO, "server.observer"):
         with pytest.raises(HttpResponseError) as broken:
             client.complete(messages=[UserMessage("letters " * 10)])
         # The line is written after the answer has gone out: until then the level must hold.

@@ -3,8 +3,7 @@ errors; and its Azure client, which asks for a deployment."""
 
 import asyncio
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,12 +19,10 @@ from openai import (
     UnprocessableEntityError,
 )
 
-from scoring.scheduler import ScheduledRow
-
-from ..http.parrot import Parrot, parrot_server
+from ..http.parrot import ParrotServer
 from ..http.pictures import data_url, plain_png
 from ..http.running_server import Endpoint, RunningServer, assert_well
-from .conftest import KEY, RequestCount
+from .conftest import KEY, POLYGLOT, RequestCount
 
 MESSAGES: Any = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -35,15 +32,15 @@ GREEDY: Any = {"model": "azureai", "messages": MESSAGES, "temperature": 0, "max_
 
 
 @pytest.fixture(params=["/v1", "/openai/v1", "/score/v1", "/v1/"])
-def openai(request: pytest.FixtureRequest, keyed: RunningServer) -> Iterator[OpenAI]:
+def openai(request: pytest.FixtureRequest, base_url: str) -> Iterator[OpenAI]:
     """The client, as its user makes it."""
-    with OpenAI(base_url=keyed.base_url + request.param, api_key=KEY) as client:
+    with OpenAI(base_url=base_url + request.param, api_key=KEY) as client:
         yield client
 
 
 @pytest.fixture
-def v1(keyed: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{keyed.base_url}/v1", api_key=KEY) as client:
+def v1(base_url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{base_url}/v1", api_key=KEY) as client:
         yield client
 
 
@@ -65,6 +62,17 @@ def test_a_stream_says_what_a_whole_answer_says(openai: OpenAI) -> None:
     assert text == whole.choices[0].message.content
     assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
     assert all(chunk.usage is None for chunk in chunks)
+
+
+def test_characters_of_several_bytes_arrive_whole(
+    parrot: ParrotServer, way_to: Callable[[Endpoint], str]
+) -> None:
+    request: Any = {"model": "x", "messages": [{"role": "user", "content": POLYGLOT}]}
+    with OpenAI(base_url=f"{way_to(parrot)}/v1", api_key=KEY) as client:
+        whole = client.chat.completions.create(**request)
+        assert whole.choices[0].message.content == POLYGLOT
+        chunks = client.chat.completions.create(**request, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == POLYGLOT
 
 
 def test_a_stream_tells_its_usage_when_asked(v1: OpenAI) -> None:
@@ -138,16 +146,14 @@ async def _ask_asynchronously(base_url: str) -> tuple[str, str]:
     return whole.choices[0].message.content or "", "".join(pieces)
 
 
-def test_the_asynchronous_client_hears_the_same(keyed: RunningServer, v1: OpenAI) -> None:
-    whole, streamed = asyncio.run(_ask_asynchronously(keyed.base_url))
+def test_the_asynchronous_client_hears_the_same(base_url: str, v1: OpenAI) -> None:
+    whole, streamed = asyncio.run(_ask_asynchronously(base_url))
     assert whole == streamed == v1.chat.completions.create(**GREEDY).choices[0].message.content
 
 
-def test_the_azure_client_finds_its_deployment(keyed: RunningServer, v1: OpenAI) -> None:
+def test_the_azure_client_finds_its_deployment(base_url: str, v1: OpenAI) -> None:
     expected = v1.chat.completions.create(**GREEDY).choices[0].message.content
-    with AzureOpenAI(
-        azure_endpoint=keyed.base_url, api_key=KEY, api_version="2024-10-21"
-    ) as client:
+    with AzureOpenAI(azure_endpoint=base_url, api_key=KEY, api_version="2024-10-21") as client:
         answer = client.chat.completions.create(**GREEDY | {"model": "my-deployment"})
         assert answer.choices[0].message.content == expected
         chunks = client.chat.completions.create(**GREEDY, stream=True)
@@ -207,22 +213,12 @@ def test_another_modality_is_not_found(v1: OpenAI, requests: RequestCount) -> No
     assert requests.is_exactly(2)
 
 
-@pytest.fixture
-def failing(demo_checkpoint: Path) -> Iterator[Endpoint]:
-    """A server on which every answer fails after six tokens, save the short golden ones."""
-
-    def fault(row: ScheduledRow) -> None:
-        if row.sequence.num_output_tokens == 6 and row.sequence.num_prompt_tokens > 40:
-            raise RuntimeError("the device's secret")
-
-    with parrot_server(demo_checkpoint, Parrot(demo_checkpoint, fault=fault)) as server:
-        yield server
-
-
-def test_a_stream_that_fails_midway_raises(failing: Endpoint) -> None:
+def test_a_stream_that_fails_midway_raises(
+    failing: Endpoint, way_to: Callable[[Endpoint], str]
+) -> None:
     heard: list[str] = []
     messages: Any = [{"role": "user", "content": "letters " * 10}]
-    with OpenAI(base_url=f"{failing.base_url}/v1", api_key="any") as client:
+    with OpenAI(base_url=f"{way_to(failing)}/v1", api_key="any") as client:
         chunks = client.chat.completions.create(model="x", messages=messages, stream=True)
         pieces = (chunk.choices[0].delta.content or "" for chunk in chunks)
         with pytest.raises(APIError) as broken:

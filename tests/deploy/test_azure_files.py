@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.own_venv import python_with
+from tests.clients.own_venv import python_with
 
 from .dockerfile import PROJECT, last_stage
 

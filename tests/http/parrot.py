@@ -87,8 +87,9 @@ class Parrot:
             return self._end
         start = len(prompt) - prompt[::-1].index(self._user)
         end = prompt.index(self._end, start)
-        # The turn's text follows the tokens of a line break, "▁" and "<0x0A>".
-        said = [*prompt[start + 2 : end], self._end]
+        # The turn's text follows the tokens of a line break, "▁" and "<0x0A>". Pictures lie in it
+        # as negative ids.
+        said = [*(token for token in prompt[start + 2 : end] if token >= 0), self._end]
         return said[min(sequence.num_output_tokens, len(said) - 1)]
 
 
