@@ -38,7 +38,9 @@ def python_with(*requirements: str) -> Path:
             check=False,
         )
         if done.returncode:
-            pytest.skip(f"pip could not install {wanted}: {done.stderr.strip().splitlines()[-1]}")
+            pytest.skip(
+                f"pip could not install {requirements[0]}: {done.stderr.strip().splitlines()[-1]}"
+            )
         stamp.write_text(wanted)
     return python
 
