@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +37,7 @@ from .routes import chat, documents, health, info, metrics_page, openai, score
 from .settings import Settings
 from .streaming import ClientLeftError
 from .tracing import make_tracer
+from .warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +48,13 @@ def create_app(
     make_engine: Callable[[], EngineClient],
     on_failure: Callable[[str], None],
     tokens: EntraTokens | None = None,
+    *,
+    warms_up: bool = False,
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for
     the operator, when the engine could not be built. tokens: for a test whose tokens are not
-    signed by Entra ID. Raises SettingsError for a key file that
-    cannot be used."""
+    signed by Entra ID. warms_up: it is ready only after a few chats of its own. Raises
+    SettingsError for a key file that cannot be used, or for traces without their packages."""
     metrics = Metrics()
     tracer = make_tracer(settings)
 
@@ -59,7 +63,10 @@ def create_app(
         engine = make_engine()
         app.state.engine, app.state.processor = engine, processor
         app.state.started = int(time.time())
-        app.state.loading, app.state.canary = Loading(engine), Canary(engine)
+        app.state.loading = Loading(
+            engine, partial(warm_up, engine, processor) if warms_up else None
+        )
+        app.state.canary = Canary(engine)
         engine.start()
         watching = asyncio.create_task(app.state.loading.report(on_failure))
         metrics.add(EngineCollector(engine, processor.card.served_name))

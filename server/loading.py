@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -18,11 +18,15 @@ class Loading:
     """How far an engine is on its way: starting → loading → warming.
 
     Starting: its process imports what it needs. Warming: the weights are there, and what is
-    compiled, measured or captured before the first request is under way.
+    compiled, measured or captured before the first request is under way; then warm_up runs.
     """
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(
+        self, engine: EngineClient, warm_up: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._engine = engine
+        self._warm_up = warm_up
+        self.is_warm = warm_up is None
         self._since: float | None = None
 
     async def report(self, on_failure: Callable[[str], None]) -> None:
@@ -32,6 +36,9 @@ class Loading:
         if engine.state is EngineState.FAILED:
             on_failure(engine.failure or "the engine could not be built")
         elif engine.state.is_serving and engine.limits is not None:
+            if self._warm_up is not None:
+                await self._warm_up()
+            self.is_warm = True
             logger.info(
                 "ready after %.1f s; context %d tokens%s",
                 time.monotonic() - start,

@@ -52,7 +52,8 @@ def run(settings: Settings, checkpoint: Path) -> None:
         failures.append(failure)
         server.should_exit = True
 
-    app = create_app(settings, processor, partial(_engine, settings, engine_config), on_failure)
+    make_engine = partial(_engine, settings, engine_config)
+    app = create_app(settings, processor, make_engine, on_failure, warms_up=True)
     server = DrainingServer(
         uvicorn.Config(
             app,

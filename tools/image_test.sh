@@ -39,10 +39,10 @@ container=$(buildah from --pull=never phi3v-server:test)
 root=$(buildah mount "$container")
 echo "== $(du -sh "$root" | cut -f1) in the image"
 buildah run --network host "$container" -- phi3v --help >/dev/null
-buildah run --network host --env PHI3V_NO_AUTH=true --env PHI3V_PORT=5011 "$container" -- \
-    phi3v serve &
+setsid buildah --root "$work/storage" --runroot "$work/run" run --network host \
+    --env PHI3V_NO_AUTH=true --env PHI3V_PORT=5011 "$container" -- phi3v serve &
 server=$!
-trap 'kill $server 2>/dev/null || true' EXIT
+trap 'kill -- -$server 2>/dev/null || true' EXIT
 for _ in $(seq 120); do
     if curl -fs http://127.0.0.1:5011/health/ready >/dev/null; then break; fi
     sleep 1

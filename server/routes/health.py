@@ -55,12 +55,14 @@ def _is_stalled(request: Request, engine: EngineClient) -> bool:
 def _state(request: Request, engine: EngineClient) -> dict[str, object]:
     state = _engine_state(engine)
     drain: Drain = request.app.state.drain
+    loading: Loading = request.app.state.loading
     if drain.has_begun:
         state["status"] = "draining"
     elif engine.state is EngineState.LOADING:
-        loading: Loading = request.app.state.loading
         if loading.eta_s is not None:
             state["eta_s"] = round(loading.eta_s, 1)
+    elif engine.state.is_serving and not loading.is_warm:
+        state |= {"status": "warming", "percent": 100.0}
     elif engine.state.is_serving and _is_stalled(request, engine):
         state["status"] = "stalled"
     return state
