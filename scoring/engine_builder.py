@@ -156,13 +156,16 @@ def _is_worth_it(model: Phi3VisionForCausalLM) -> bool:
 
 def _warm_up(engine: Engine) -> None:
     """Run short sequences, alone and together, so that whatever is compiled or allocated at first
-    use is there before the first caller."""
+    use is there before the first caller. Raises CheckpointError where the model fails even on
+    them."""
     for rows in (1, 2, 3):
         for row in range(rows):
             prompt = [1] * min(20 + row, engine.limits.max_model_len // 2)
             engine.add(Sequence(f"warm-up {row}", prompt, SamplingParams(max_tokens=3)))
         while engine.has_work:
-            engine.step()
+            for output in engine.step():
+                if output.error is not None:
+                    raise CheckpointError(f"the model cannot be used: {output.error}")
     engine.reset_prefix_cache()
 
 
