@@ -18,6 +18,7 @@ from scoring.engine_group import EngineGroup
 from scoring.errors import CheckpointError
 from scoring.grammar_checker import GrammarChecker
 from scoring.prompt import PromptBuilder, load_tokenizer
+from scoring.weight_files import stored_tensors
 
 from .app import create_app
 from .completion import Processor
@@ -34,11 +35,12 @@ def run(settings: Settings, checkpoint: Path) -> None:
     """Serve until a signal. Listens at once; the weights load behind it.
 
     Raises CheckpointError when the engine could not be built; before it listens, SettingsError
-    for files that settings name and that cannot be used, and ModelConfigError for what the
-    checkpoint's small files already show.
+    for files that settings name and that cannot be used, and ModelConfigError or CheckpointError
+    for what the checkpoint's small files and the weights' headers already show.
     """
     check_certificate(settings)
     model = from_checkpoint(checkpoint)
+    stored_tensors(checkpoint)
     card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
     engine_config = to_engine_config(settings, checkpoint)
     engine_config.check_context(model.text.max_position_embeddings)
