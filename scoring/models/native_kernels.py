@@ -212,8 +212,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     sources = b"".join(file.read_bytes() for file in sorted(_SOURCES.iterdir()))
     key = hashlib.sha256(sources + " ".join(_FLAGS).encode()).hexdigest()[:16]
-    path = cache_directory() / f"native-kernels-{key}.so"
     try:
+        path = cache_directory() / f"native-kernels-{key}.so"
         if not path.exists():
             _build(compiler, path)
         return ctypes.CDLL(str(path))

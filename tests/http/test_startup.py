@@ -1,6 +1,7 @@
 """Starting: what is refused, in one line and at once, and where weights are found."""
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -14,7 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from scoring.checkpoint import find_checkpoint
 
-from .running_server import RunningServer, listening_server, run_command, spawned, wait_until
+from .running_server import (
+    RunningServer,
+    assert_well,
+    listening_server,
+    ready_server,
+    run_command,
+    spawned,
+    wait_until,
+)
 
 
 def assert_refused(result: "subprocess.CompletedProcess[str]", *words: str, code: int = 1) -> None:
@@ -230,9 +239,58 @@ def test_a_port_that_is_taken_is_refused(demo_checkpoint: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         result = run_command("serve", "--port", port, "--model", str(demo_checkpoint))
-    assert result.returncode != 0
-    assert port in result.stderr
-    assert "in use" in result.stderr
+    assert_refused(result, port, "in use")
+
+
+def test_an_address_that_is_not_ours_is_refused(demo_checkpoint: Path) -> None:
+    flags = ["--host", "192.0.2.1", "--no-auth", "--model", str(demo_checkpoint)]
+    assert_refused(run_command("serve", *flags), "192.0.2.1", "cannot be listened on")
+
+
+def huge_checkpoint(demo: Path, directory: Path) -> Path:
+    """Two TiB of weights, by their header; the file is a hole."""
+    shutil.copytree(demo, directory)
+    for file in [*directory.glob("*.safetensors"), *directory.glob("*.index.json")]:
+        file.unlink()
+    size = 1 << 41
+    entry = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
+    header = json.dumps({"lm_head.weight": entry}).encode()
+    file = directory / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    try:
+        os.truncate(file, 8 + len(header) + size)
+    except OSError as error:
+        pytest.skip(f"no file with such a hole can be made here: {error}")
+    return directory
+
+
+def test_weights_larger_than_the_memory_are_refused_before_they_are_read(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = huge_checkpoint(demo_checkpoint, tmp_path / "huge")
+    last = last_line_of_failed_start(tmp_path / "log", model, "--device", "cpu")
+    assert "the weights take 4096.00 GiB in float32" in last
+    assert "in bfloat16 they take 2048.00" in last
+
+
+def test_a_cache_that_cannot_be_written_to_stops_nobody(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A container's file system may be read-only: kernels are built in a temporary place."""
+    variables = {"XDG_CACHE_HOME": "/proc/none", "HOME": "/proc/none"}
+    with ready_server(tmp_path / "log", demo_checkpoint, variables=variables) as server:
+        assert_well(server)
+
+
+def test_a_demo_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    """A file of its name is in the way."""
+    cache = tmp_path / "phi3v-server"
+    cache.mkdir()
+    (cache / "demo-random-2").write_text("not a directory")
+    variables = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hub")}
+    result = run_command("serve", "--port", "0", **variables)
+    assert result.returncode == 1
+    assert "the demo model cannot be written to" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 
