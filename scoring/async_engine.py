@@ -30,12 +30,19 @@ from .errors import (
     EngineOverloadedError,
     GenerationError,
     InvalidSequenceError,
+    NeverFitsError,
+    OutOfMemoryError,
     ScoringError,
 )
 from .process_link import ProcessLink
 from .queue_bounds import QueueBounds
-from .sequence import FinishReason, Sequence, TokenOutput
+from .sequence import Failure, FinishReason, Sequence, TokenOutput
 from .thread_link import ThreadLink
+
+_FAILURES: dict[Failure | None, type[ScoringError]] = {
+    Failure.MEMORY: OutOfMemoryError,
+    Failure.NEVER_FITS: NeverFitsError,
+}
 
 
 class AsyncEngine:
@@ -110,7 +117,7 @@ class AsyncEngine:
         """The sequence's tokens as they come; the last one carries a finish reason.
 
         Close the iterator to abort: its blocks are free within a step. Raises what check_ready
-        and check_room raise, InvalidSequenceError and GenerationError.
+        and check_room raise, InvalidSequenceError, GenerationError and OutOfMemoryError.
         """
         self.check_ready()
         num_queued = sequence.num_prompt_tokens
@@ -135,7 +142,7 @@ class AsyncEngine:
                 if output.finish_reason is FinishReason.ABORT:
                     raise EngineOverloadedError("the request waited too long for its turn")
                 if output.finish_reason is FinishReason.ERROR:
-                    raise GenerationError(output.error)
+                    raise _FAILURES.get(output.failure, GenerationError)(output.error)
                 yield output
         finally:
             self.num_queued_tokens -= num_queued

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from model_config import card_of_hub_id
+from model_config import card_ids, card_of_hub_id, load_card
 
 from .errors import CheckpointError
 
@@ -45,12 +45,21 @@ def _children(directory: Path) -> Iterator[Path]:
 
 def locate_checkpoint(model: str, revision: str | None) -> Path:
     """A directory or hub id → the checkpoint's directory, fetched from the hub if need be."""
+    return find_weights(model, revision) or download_snapshot(model, revision)
+
+
+def find_weights(model: str | None, revision: str | None) -> Path | None:
+    """The checkpoint of a directory or hub id, or for None of any model that we know, if it is
+    here. Raises CheckpointError for what is neither, and for a directory without one."""
+    if model is None:
+        cards = map(load_card, card_ids())
+        found = (cached_snapshot(card.hub_id, card.revision) for card in cards if card.hub_id)
+        return next(filter(None, found), None)
     if Path(model).is_dir():
         return find_checkpoint(Path(model))
     if _HUB_ID.fullmatch(model) is None or model.startswith("."):
         raise CheckpointError(f"model is {model!r}, which is neither a directory nor a hub id")
-    cached = cached_snapshot(model, revision)
-    return cached or download_snapshot(model, revision)
+    return cached_snapshot(model, revision)
 
 
 def pinned_revision(hub_id: str, revision: str | None) -> str:

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-import torch
-
 from .device_memory import DeviceMemory
 from .engine_config import EngineDescription, EngineLimits, EngineStats
 from .errors import ContextLengthError, InvalidSequenceError
 from .grammar_queue import GrammarQueue
 from .memory_plan import MemoryPlan
 from .scheduler import ScheduledRow, Scheduler
-from .sequence import FinishReason, Sequence, TokenOutput
+from .sequence import Failure, FinishReason, Sequence, TokenOutput
 from .step import Runner, SampledStep
+from .step_errors import StepError, kind_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,6 +29,13 @@ class _UnderWay:
 
     rows: Items[ScheduledRow]
     step: SampledStep
+
+
+_SAID = {
+    Failure.MODEL: "the model failed on this request",
+    Failure.MEMORY: "there was not enough memory for this request beside the others",
+    Failure.NEVER_FITS: "this request needs more memory than the server has",
+}
 
 
 class Engine:
@@ -93,16 +99,8 @@ class Engine:
         outputs = self._expire() + self._admit_compiled()
         rows = self._scheduler.schedule()
         _mark_begun(rows)
-        launched = self._attempt(rows, lambda: self._runner.launch(rows)) if rows else None
-        outputs += self._collect()
-        sampled = None if launched is None else self._attempt(rows, launched.sample)
-        del launched  # what it holds goes before others need the memory
-        if sampled is not None:
-            self._scheduler.advance(rows)
-            self._under_way = _UnderWay(rows, sampled)
-        elif rows:
-            outputs += self._one_by_one(rows)
-        elif not outputs:
+        outputs += self._advance(rows) if rows else self._collect()
+        if not rows and not outputs:
             self._grammars.wait()  # for what the next step can run
         if not self._overlap:
             outputs += self._collect()
@@ -148,43 +146,73 @@ class Engine:
                 row.sequence.encoded = now
         return self._scheduler.update(rows, sampled)
 
-    def _attempt(self, rows: Items[ScheduledRow], action: Callable[[], T]) -> T | None:
-        """What the action returns, or None where it raised. Its exception, whose frames hold
-        tensors, is gone when this returns. A device error is no row's fault, and every later call
-        on the device would fail too: it is raised on."""
+    def _advance(self, rows: Items[ScheduledRow]) -> list[TokenOutput]:
+        """Put these rows' step under way, and enter the tokens of the one before."""
+        launched = self._attempt(rows, lambda: self._runner.launch(rows))
+        outputs = self._collect()
+        sampled = (
+            launched if isinstance(launched, StepError) else self._attempt(rows, launched.sample)
+        )
+        del launched  # what it holds goes before others need the memory
+        if isinstance(sampled, StepError):
+            return outputs + self._one_by_one(rows, sampled)
+        self._scheduler.advance(rows)
+        self._under_way = _UnderWay(rows, sampled)
+        return outputs
+
+    def _attempt(self, rows: Items[ScheduledRow], action: Callable[[], T]) -> T | StepError:
+        """What the action returns, or what went wrong. Its exception, whose frames hold tensors, is
+        gone when this returns, and so is the memory that can be given back. A device error is no
+        row's fault, and every later call on the device would fail too: it is raised on."""
+        ids = ", ".join(row.sequence.id for row in rows)
         try:
             return action()
-        except torch.AcceleratorError:
-            raise
-        except Exception:
+        except Exception as error:
+            kind = kind_of(error)
+            if kind is StepError.DEVICE:
+                raise
             # As text: a log record with the exception in it would keep the tensors of its frames.
-            ids = ", ".join(row.sequence.id for row in rows)
-            logger.error("executing %s failed\n%s", ids, traceback.format_exc())
+            if kind is StepError.MEMORY:
+                first_line = str(error).partition("\n")[0]
+                logger.error("executing %s took too much memory: %s", ids, first_line)
+            else:
+                logger.error("executing %s failed\n%s", ids, traceback.format_exc())
         self._runner.release_memory()
-        return None
+        return kind
 
-    def _one_by_one(self, rows: Items[ScheduledRow]) -> list[TokenOutput]:
+    def _one_by_one(self, rows: Items[ScheduledRow], kind: StepError) -> list[TokenOutput]:
         """After a failed step: run its rows singly, so that only the culprit fails. Writing the
-        same keys twice is harmless."""
+        same keys twice is harmless. A single row gets a second chance where memory was given back.
+        kind: what went wrong."""
         if len(rows) > 1:
             logger.warning("a step of %d rows failed; running them singly", len(rows))
         outputs = []
         for row in rows:
             if row.sequence.is_over:
                 continue  # with the step before
-            step = self._run_alone(row) if len(rows) > 1 else None
-            if step is None:
-                outputs.append(
-                    self._scheduler.fail(row.sequence, "the model failed on this request")
-                )
+            again = len(rows) > 1 or kind is StepError.MEMORY
+            step = self._run_alone(row) if again else kind
+            if isinstance(step, StepError):
+                outputs.append(self._fail(row.sequence, step))
             else:
                 self._scheduler.advance([row])
                 outputs += self._enter([row], step)
         return outputs
 
-    def _run_alone(self, row: ScheduledRow) -> SampledStep | None:
+    def _run_alone(self, row: ScheduledRow) -> SampledStep | StepError:
         launched = self._attempt([row], lambda: self._runner.launch([row]))
-        return None if launched is None else self._attempt([row], launched.sample)
+        return (
+            launched if isinstance(launched, StepError) else self._attempt([row], launched.sample)
+        )
+
+    def _fail(self, sequence: Sequence, kind: StepError) -> TokenOutput:
+        """A sequence whose row failed by itself. Where nobody else ran, there was all the memory
+        that there will ever be."""
+        failure = Failure.MODEL
+        if kind is StepError.MEMORY:
+            is_alone = self._scheduler.num_running == 1
+            failure = Failure.NEVER_FITS if is_alone else Failure.MEMORY
+        return self._scheduler.fail(sequence, _SAID[failure], failure)
 
     def _expire(self) -> list[TokenOutput]:
         """End the sequences whose time is up, with what they have, and those that have waited too

@@ -90,7 +90,7 @@ class EngineClient(Protocol):
         """The sequence's tokens as they come; the last one carries a finish reason.
 
         Close the iterator to abort: its blocks are free within a step. Raises what check_ready
-        and check_room raise, InvalidSequenceError and GenerationError.
+        and check_room raise, InvalidSequenceError, GenerationError and OutOfMemoryError.
         """
 
 

@@ -4,9 +4,11 @@ ScoringError
 ├── CheckpointError          the weights on disk do not fit the model, or cannot be read
 ├── InvalidSequenceError     refused at the engine's door; the caller's fault
 │   ├── ContextLengthError   prompt longer than the context
+│   ├── NeverFitsError       a step of it needs more memory than there is, even by itself
 │   └── GrammarError         a grammar that cannot be compiled within its limits
 ├── GenerationError          one sequence failed while it ran; the others went on
 ├── EngineOverloadedError    the queue is full; worth a retry
+│   └── OutOfMemoryError     there was too little memory for it beside others; worth a retry
 ├── EngineNotReadyError      weights are loading or the engine is stopping; worth a retry
 └── EngineDeadError          the engine's loop ended; only a restart helps
 """
@@ -38,12 +40,20 @@ class GrammarError(InvalidSequenceError):
     """A grammar that cannot be compiled, or not within the limits. The message is the reason."""
 
 
+class NeverFitsError(InvalidSequenceError):
+    """A step of the sequence needs more memory than there is, though nothing else ran."""
+
+
 class GenerationError(ScoringError):
     """One sequence failed while it ran."""
 
 
 class EngineOverloadedError(ScoringError):
     """The queue of waiting requests is full."""
+
+
+class OutOfMemoryError(EngineOverloadedError):
+    """There was too little memory for the sequence beside the others."""
 
 
 class EngineNotReadyError(ScoringError):

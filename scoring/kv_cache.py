@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -10,10 +9,6 @@ from model_config import ModelConfig
 
 from .float8 import from_float8, to_float8
 from .large_pages import empty_in_large_pages
-
-# On a CPU the cache shares the memory with everything else. A small model needs no more than one
-# longest context's worth, or 32 users' with 4,096 tokens each.
-_CPU_FRACTION, _CPU_CAP_BYTES, _CPU_CAP_TOKENS = 0.4, 4 << 30, 1 << 17
 
 
 @dataclass(frozen=True)
@@ -98,20 +93,3 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
     text = config.text
     scales = text.num_heads * torch.float32.itemsize if dtype is torch.float8_e4m3fn else 0
     return text.num_layers * 2 * (text.hidden_size * dtype.itemsize + scales)
-
-
-def cpu_cache_bytes(token_bytes: int, data_parallel: int = 1) -> int:
-    """The memory that a CPU has to spare for the cache, as measured now. data_parallel: engines
-    that share it, and all measure."""
-    free = int(available_bytes() * _CPU_FRACTION)
-    return min(min(free, _CPU_CAP_BYTES) // data_parallel, _CPU_CAP_TOKENS * token_bytes)
-
-
-def available_bytes() -> int:
-    """Of the machine's memory, what is not in use."""
-    return int(psutil.virtual_memory().available)
-
-
-def process_bytes() -> int:
-    """What this process has of it."""
-    return int(psutil.Process().memory_info().rss)

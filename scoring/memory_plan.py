@@ -36,10 +36,12 @@ class StepMemory:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes. limit: what may be used in all. features: the cache of pictures. max_model_len: the
-    longest sequence that the blocks hold, or a smaller one that was asked for."""
+    """Bytes. limit: what may be used in all; where: what sets it, for a reader. features: the cache
+    of pictures. max_model_len: the longest sequence that the blocks hold, or a smaller one that was
+    asked for. max_num_seqs: that run at once."""
 
     limit: int
+    where: str
     weights: int
     step: StepMemory
     features: int
@@ -47,21 +49,29 @@ class MemoryPlan:
     num_blocks: int
     block_size: int
     max_model_len: int
+    max_num_seqs: int
+
+    @property
+    def need(self) -> int:
+        return self.weights + self.cache + self.step.total + self.features
 
     @property
     def num_tokens(self) -> int:
         """That the cache holds, of all sequences together."""
         return self.num_blocks * self.block_size
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> tuple[str, str, str, str]:
+        """The plan as a sum."""
         step = self.step
-        need = self.weights + step.total + self.features + self.cache
         return (
-            f"memory: weights {_gib(self.weights)} + a step {_gib(step.total)} "
-            f"(prompts {_gib(step.prompts)} or pictures {_gib(step.pictures)}, "
-            f"graphs {_gib(step.graphs)}) + picture features {_gib(self.features)} + "
-            f"keys and values {_gib(self.cache)} = {_gib(need)} of {_gib(self.limit)} GiB; "
-            f"room for {self.num_tokens:,} tokens, up to {self.max_model_len:,} of one request"
+            f"memory   {gib(self.weights):>6} GiB for weights",
+            f"memory + {gib(self.cache):>6} GiB for keys and values: {self.num_tokens:,} tokens, "
+            f"up to {self.max_model_len:,} of one request, {self.max_num_seqs} requests at once",
+            f"memory + {gib(step.total + self.features):>6} GiB for work: prompts "
+            f"{gib(step.prompts)} or pictures {gib(step.pictures)}, graphs {gib(step.graphs)}, "
+            f"picture features {gib(self.features)}",
+            f"memory = {gib(self.need):>6} GiB of {gib(self.limit)} {self.where}",
         )
 
 
@@ -83,6 +93,7 @@ def estimate_step(
 def plan_memory(
     *,
     limit: int,
+    where: str,
     weights: int,
     step: StepMemory,
     features: int,
@@ -92,30 +103,36 @@ def plan_memory(
     context: int,
     max_model_len: int | None,
     cache: int | None,
+    max_cache: int | None = None,
 ) -> MemoryPlan:
-    """Give the cache what is left, or cache bytes if that is given; no more than max_num_seqs
-    sequences of context tokens can use. The cache's spare block is one of what is left.
+    """Give the cache what is left, up to max_cache, or cache bytes if that is given; no more than
+    max_num_seqs sequences of context tokens can use. The cache's spare block is one of what is
+    left.
 
     max_model_len: None for as long as fits, up to context. Raises CheckpointError, with numbers,
-    where not even that, or nothing, fits.
+    where not even that, or nothing, fits, and where a given cache does not.
     """
-    available = limit - weights - step.total - features if cache is None else cache
+    available = cache
+    if available is None:
+        left = limit - weights - step.total - features
+        available = left if max_cache is None else min(left, max_cache)
     wanted = max_num_seqs * -(-context // block_size)
     num_blocks = min(available // block_bytes - (cache is None), wanted)
     room = num_blocks * block_size
     if room < max(max_model_len or 1, 2):
         source = (
-            f"kv_cache is {_gib(available)} GiB"
+            f"kv_cache is {gib(available)} GiB"
             if cache is not None
-            else f"of {_gib(limit)} GiB, weights take {_gib(weights)}, a step "
-            f"{_gib(step.total)} and picture features {_gib(features)}"
+            else f"of {gib(limit)} GiB {where}, weights take {gib(weights)}, a step "
+            f"{gib(step.total)} and picture features {gib(features)}"
         )
         raise CheckpointError(
             f"{source}: the key-value cache has room for {max(room, 0)} tokens; "
             f"max_model_len is {max_model_len or 'not set'}"
         )
-    return MemoryPlan(
+    plan = MemoryPlan(
         limit=limit,
+        where=where,
         weights=weights,
         step=step,
         features=features,
@@ -123,8 +140,26 @@ def plan_memory(
         num_blocks=num_blocks,
         block_size=block_size,
         max_model_len=max_model_len or min(context, room),
+        max_num_seqs=max_num_seqs,
     )
+    if plan.need > limit:
+        raise CheckpointError(
+            f"weights take {gib(weights)} GiB, keys and values {gib(plan.cache)}, a step "
+            f"{gib(step.total)} and picture features {gib(features)}: {gib(plan.need)} of the "
+            f"{gib(limit)} GiB {where}; kv_cache is too large"
+        )
+    return plan
 
 
-def _gib(num_bytes: int) -> str:
+def check_weights(num_elements: int, dtype: str, itemsize: int, limit: int, where: str) -> None:
+    """Raise CheckpointError, with numbers, for weights that cannot fit."""
+    need = num_elements * itemsize
+    if need > limit:
+        hint = f"; in bfloat16 they take {gib(num_elements * 2)}" if itemsize > 2 else ""
+        raise CheckpointError(
+            f"the weights take {gib(need)} GiB in {dtype}, and there are {gib(limit)} {where}{hint}"
+        )
+
+
+def gib(num_bytes: int) -> str:
     return f"{num_bytes / _GIB:.2f}"

@@ -119,9 +119,9 @@ class ModelRunner:
         return self._host_copies.start(selection.told)
 
     def release_memory(self) -> None:
-        """After a failed step, an out-of-memory error say: give back what can be given back, and
-        forget pictures half encoded."""
-        self._pictures.forget_unfinished()
+        """After a failed step, an out-of-memory error say: give back what can be given back. That
+        pictures may be half encoded, and anyhow, is forgotten with the rest of them."""
+        self._pictures.forget_all()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -42,6 +42,10 @@ class FeatureCache:
             _, evicted = self._features.popitem(last=False)
             self.num_bytes -= evicted.nbytes
 
+    def clear(self) -> None:
+        self._features.clear()
+        self.num_bytes = 0
+
 
 @dataclass
 class _Work:
@@ -102,9 +106,11 @@ class PictureEncoder:
         while len(self._in_work) > _MAX_PICTURES_IN_WORK:
             self._in_work.popitem(last=False)
 
-    def forget_unfinished(self) -> None:
-        """Give back the memory of pictures half encoded."""
+    def forget_all(self) -> None:
+        """Give back the memory of all pictures, half encoded ones included. Those that are wanted
+        again are encoded again."""
         self._in_work.clear()
+        self.features.clear()
 
     def _run_parts(self, work: _Work, end: int) -> None:
         """Go on with the crop that has been begun, as far as the job's end allows."""

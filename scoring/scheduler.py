@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from .block_manager import BlockManager
 from .encoder_progress import CROP_PARTS, EncoderJob, EncoderProgress
-from .sequence import PENDING, FinishReason, Logprobs, Sequence, TokenOutput
+from .sequence import PENDING, Failure, FinishReason, Logprobs, Sequence, TokenOutput
 
 # One long prompt hardly disturbs those who read their answers; many prompts do not starve.
 _MAX_PROMPT_SHARES = 4
@@ -184,14 +184,14 @@ class Scheduler:
                 self.abort(sequence)
         return outputs
 
-    def fail(self, sequence: Sequence, error: str) -> TokenOutput:
+    def fail(self, sequence: Sequence, error: str, failure: Failure = Failure.MODEL) -> TokenOutput:
         """End one sequence with an error; the others go on. Its keys may be as broken as its
         output, so none of its blocks is reused."""
         self.blocks.forget(sequence)
         for span in sequence.images:
             self._encoder.forget(span.picture)
         self.abort(sequence)
-        return TokenOutput(sequence.id, None, FinishReason.ERROR, error=error)
+        return TokenOutput(sequence.id, None, FinishReason.ERROR, error=error, failure=failure)
 
     def _next_part(self, sequence: Sequence, budget: "_Budget") -> ScheduledRow:
         """What of a prompt fits the budget: tokens up to the first picture that will not be all

@@ -34,6 +34,15 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class Failure(StrEnum):
+    """What kind of ERROR it was. MEMORY: too little beside the others; NEVER_FITS: too little,
+    though nothing else ran; MODEL: anything else."""
+
+    MODEL = "model"
+    MEMORY = "memory"
+    NEVER_FITS = "never_fits"
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How one sequence's tokens are chosen. The neutral value of each field costs nothing.
@@ -283,8 +292,9 @@ class Logprobs:
 class TokenOutput:
     """One step's outcome for one sequence. token_id is None where it ended without a new token.
 
-    num_cached: prompt tokens that came from the prefix cache. error: a sentence fit for the
-    caller, with finish_reason ERROR only. begun, encoded: the sequence's, with its first token.
+    num_cached: prompt tokens that came from the prefix cache. error, failure: a sentence fit for
+    the caller, and its kind; with finish_reason ERROR only. begun, encoded: the sequence's, with
+    its first token.
     """
 
     sequence_id: str
@@ -293,5 +303,6 @@ class TokenOutput:
     logprobs: Logprobs | None = None
     num_cached: int = 0
     error: str | None = None
+    failure: Failure | None = None
     begun: float | None = None
     encoded: float | None = None

@@ -123,6 +123,7 @@ class StaticDecode:
         size, width = self._block_size, self._tables.shape[1]
         numbers: list[tuple[int, ...]] = []
         edits: list[tuple[int, int]] = []
+        tables: dict[int, _Table | None] = {}
         for index, row in enumerate(rows):
             sequence, position = row.sequence, row.start
             table = sequence.block_table
@@ -144,17 +145,20 @@ class StaticDecode:
                     table[first:],
                     strict=True,
                 )
-                self._shown[index] = _Table(sequence, sequence.table_version, len(table))
+                tables[index] = _Table(sequence, sequence.table_version, len(table))
         for index in range(len(rows), bucket):
             numbers.append((0, _NO_SOURCE, 0, 0, self._spare_block * size, 1))
             if self._shown[index] is not None:
                 edits.append((index * width, self._spare_block))
-                self._shown[index] = None
+                tables[index] = None
         device = self._numbers.device
         self._numbers[:bucket, :_INTEGERS] = to_device(np.array(numbers), device)
         if edits:
             where, blocks = to_device(np.array(edits).T.copy(), device)
             self._tables.view(-1).index_copy_(0, where, blocks.int())
+        # Not before: a step that fails on the way here has shown nothing.
+        for index, shown in tables.items():
+            self._shown[index] = shown
 
     def _compute(self, rows: int) -> None:
         columns = self._numbers[:rows, :_INTEGERS].T.contiguous()

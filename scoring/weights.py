@@ -1,8 +1,6 @@
 """safetensors on disk → the model on its device, strictly and without a second copy."""
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from model_config import ModelConfig
 from .errors import CheckpointError
 from .large_pages import empty_in_large_pages
 from .models.phi3_vision import Phi3VisionForCausalLM
+from .weight_files import StoredTensor, stored_tensors
 
 # A file's pages count as ours while it is open, so it is closed and opened anew after so many
 # bytes: the peak is the weights and this.
@@ -24,15 +23,6 @@ _NAMES_IN_MESSAGE = 5
 
 Progress = Callable[[int, int], None]
 """Called with the bytes read and the bytes there are."""
-
-
-@dataclass(frozen=True)
-class _StoredTensor:
-    """Where a tensor lies and what its header says."""
-
-    file: Path
-    shape: tuple[int, ...]
-    num_bytes: int
 
 
 def build_empty(config: ModelConfig) -> Phi3VisionForCausalLM:
@@ -55,7 +45,7 @@ def load_model(
     """
     model = build_empty(config)
     try:
-        stored = _stored_tensors(directory)
+        stored = stored_tensors(directory)
         _check(stored, {name: tuple(p.shape) for name, p in model.named_parameters()})
         _fill(model, stored, device, dtype, progress)
     except (OSError, SafetensorError, ValueError) as error:
@@ -65,42 +55,7 @@ def load_model(
     return model.requires_grad_(False).eval()
 
 
-def _stored_tensors(directory: Path) -> dict[str, _StoredTensor]:
-    """Every tensor of the checkpoint by name, from the files' headers."""
-    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-    if index.exists():
-        files = sorted({directory / name for name in _weight_map(index).values()})
-    elif single.exists():
-        files = [single]
-    else:
-        raise CheckpointError(f"there is neither {index.name} nor {single.name}")
-    stored = {}
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(f"{file.name} is missing, though {index.name} names it")
-        with safe_open(file, framework="pt") as handle:
-            for name in handle.offset_keys():
-                header = handle.get_slice(name)
-                shape = tuple(header.get_shape())
-                num_bytes = _ITEM_SIZES.get(header.get_dtype(), 4)
-                for size in shape:
-                    num_bytes *= size
-                stored[name] = _StoredTensor(file, shape, num_bytes)
-    return stored
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    content = json.loads(index.read_text(encoding="utf-8"))
-    match content:
-        case {"weight_map": dict() as names} if all(isinstance(f, str) for f in names.values()):
-            return names
-    raise CheckpointError(f"{index.name} has no weight_map of names to files")
-
-
-_ITEM_SIZES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-
-
-def _check(stored: dict[str, _StoredTensor], wanted: dict[str, tuple[int, ...]]) -> None:
+def _check(stored: dict[str, StoredTensor], wanted: dict[str, tuple[int, ...]]) -> None:
     missing = sorted(wanted.keys() - stored.keys())
     left_over = sorted(stored.keys() - wanted.keys())
     wrong = [
@@ -120,7 +75,7 @@ def _check(stored: dict[str, _StoredTensor], wanted: dict[str, tuple[int, ...]])
 
 def _fill(
     model: Phi3VisionForCausalLM,
-    stored: dict[str, _StoredTensor],
+    stored: dict[str, StoredTensor],
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
@@ -142,7 +97,7 @@ def _on(device: torch.device, value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(device, dtype, copy=True)
 
 
-def _openings(stored: dict[str, _StoredTensor]) -> list[list[str]]:
+def _openings(stored: dict[str, StoredTensor]) -> list[list[str]]:
     """Group names, in the order they lie on disk, by file and by what one opening may read."""
     groups: list[list[str]] = []
     file, size = None, 0

@@ -1,19 +1,23 @@
-"""The command line: `phi3v serve` and `phi3v download`."""
+"""The command line: `phi3v serve`, `doctor`, `download` and `version`."""
 
 import inspect
 import logging
 import os
 import sys
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 
 from model_config import ModelConfigError
-from scoring.errors import ScoringError
+from scoring.errors import CheckpointError, ScoringError
 from scoring.logs import configure_logging
 
+from .config_report import config_report
 from .settings import Settings, SettingsError, load_settings
+from .standard_streams import open_standard_streams
 
 app = typer.Typer(
     help="Serve Phi-3-vision-128k-Instruct.", no_args_is_help=True, add_completion=False
@@ -36,27 +40,64 @@ def _flag(name: str) -> inspect.Parameter:
     )
 
 
-def serve(config: Path | None, **flags: Any) -> None:
+def serve(config: Path | None, check: bool, print_config: bool, **flags: Any) -> None:
     """Start the server. Every flag is also a variable: PHI3V_MAX_MODEL_LEN for --max-model-len."""
+    open_standard_streams()
     try:
+        if print_config:
+            typer.echo(config_report(flags, os.environ, config), nl=False)
+            return
         settings = load_settings(flags, os.environ, config)
         configure_logging(settings.log_level.upper(), settings.log_format)
-        _serve(settings)
+        if check:
+            _diagnose(settings, as_json=False)
+        else:
+            _serve(settings)
     except (SettingsError, ScoringError, ModelConfigError) as error:
         _fail(error)
 
 
-# Typer reads a command's flags off its signature: one flag for every setting.
-_config = inspect.Parameter(
-    "config",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[Path | None, typer.Option(help="A TOML file of settings.")],
+def doctor(config: Path | None, json: bool, **flags: Any) -> None:
+    """Look at this machine and say whether it can serve; exit code 1 where it cannot. The flags are
+    those of serve."""
+    from .doctor import diagnose_without, print_findings
+
+    try:
+        settings = load_settings(flags, os.environ, config)
+    except SettingsError as error:
+        print_findings(diagnose_without(error), as_json=json)
+        raise typer.Exit(1) from None
+    _diagnose(settings, as_json=json)
+
+
+def _option(name: str, kind: Any, default: Any, description: str) -> inspect.Parameter:
+    option = typer.Option(f"--{name.replace('_', '-')}", help=description, show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+def _with_settings(command: Callable[..., None], *options: inspect.Parameter) -> None:
+    """Add a command. Typer reads its flags off its signature: one for every setting."""
+    file = _option("config", Path | None, None, "A TOML file of settings.")
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [file, *options, *map(_flag, Settings.model_fields)]
+    )
+    app.command()(command)
+
+
+_with_settings(
+    serve,
+    _option("check", bool, False, "Do not serve; say as doctor does whether it would work."),
+    _option("print_config", bool, False, "Do not serve; print every setting and its origin."),
 )
-serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [_config, *map(_flag, Settings.model_fields)]
-)
-app.command()(serve)
+_with_settings(doctor, _option("json", bool, False, "Print findings as JSON."))
+
+
+@app.command()
+def version() -> None:
+    """Print the server's version."""
+    typer.echo(f"phi3v-server {metadata.version('phi3v-server')}")
 
 
 @app.command()
@@ -80,6 +121,15 @@ def download(
         _fail(error)
 
 
+def _diagnose(settings: Settings, *, as_json: bool) -> None:
+    from .doctor import diagnose, print_findings
+
+    findings = diagnose(settings)
+    print_findings(findings, as_json=as_json)
+    if any(finding.status == "failed" for finding in findings):
+        raise typer.Exit(1)
+
+
 def _serve(settings: Settings) -> None:
     # Imported here, so that --help and `download` need not wait for them.
     from .serving import run
@@ -89,15 +139,13 @@ def _serve(settings: Settings) -> None:
 
 def _checkpoint(settings: Settings) -> Path:
     """The weights to serve: those named, else the hub's cache, else the demo model."""
-    from model_config import card_ids, load_card
-    from scoring.checkpoint import cached_snapshot, locate_checkpoint
+    from scoring.checkpoint import find_weights, locate_checkpoint
 
     if settings.model is not None:
         return locate_checkpoint(settings.model, settings.revision)
-    for card in map(load_card, card_ids()):
-        found = cached_snapshot(card.hub_id, card.revision) if card.hub_id else None
-        if found is not None:
-            return found
+    found = find_weights(None, None)
+    if found is not None:
+        return found
     logger.warning(
         "no weights found (--model, AZUREML_MODEL_DIR or the hub's cache): serving the DEMO model, "
         "whose weights are random and whose words are noise"
@@ -112,7 +160,13 @@ def _demo_checkpoint() -> Path:
     if not (directory / "config.json").exists():
         from scoring.random_checkpoint import write_demo_checkpoint  # imports torch
 
-        write_demo_checkpoint(directory)
+        try:
+            write_demo_checkpoint(directory)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise CheckpointError(
+                f"the demo model cannot be written to {directory}: {why}"
+            ) from error
     return directory
 
 

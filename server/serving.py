@@ -17,12 +17,14 @@ from scoring.engine_group import EngineGroup
 from scoring.errors import CheckpointError
 from scoring.grammar_checker import GrammarChecker
 from scoring.prompt import PromptBuilder, load_tokenizer
+from scoring.weight_files import stored_tensors
 
 from .app import create_app
 from .completion import Processor
 from .http_protocol import HTTPProtocol
 from .http_server import CLOSE_S, DrainingServer
 from .image_fetcher import ImageFetcher
+from .listening import check_port
 from .request_limits import request_limits
 from .settings import Settings
 from .tls import check_certificate
@@ -33,12 +35,14 @@ logger = logging.getLogger("phi3v")
 def run(settings: Settings, checkpoint: Path) -> None:
     """Serve until a signal. Listens at once; the weights load behind it.
 
-    Raises CheckpointError when the engine could not be built; before it listens, SettingsError
-    for files that settings name and that cannot be used, and ModelConfigError for what the
-    checkpoint's small files already show.
+    Raises CheckpointError when the engine could not be built; before it listens, SettingsError for
+    an address that is taken and files that cannot be used, and ModelConfigError or CheckpointError
+    for what the checkpoint's small files and the weights' headers already show.
     """
     check_certificate(settings)
+    check_port(settings.host, settings.port)
     model = from_checkpoint(checkpoint)
+    stored_tensors(checkpoint)
     card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
     engine_config = to_engine_config(settings, checkpoint)
     engine_config.check_context(model.text.max_position_embeddings)

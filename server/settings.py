@@ -144,6 +144,18 @@ def load_settings(
 
     Raises SettingsError, in one line that names the source, the setting and what is wrong.
     """
+    merged = {name: value for name, (value, _) in merge_sources(flags, environ, file).items()}
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(e) for e in error.errors())) from None
+
+
+def merge_sources(
+    flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None
+) -> dict[str, tuple[Any, str]]:
+    """What is given, by name: the value that counts and the source that it is from. Raises
+    SettingsError for an unknown name, and for a file that cannot be read."""
     given = {name: value for name, value in flags.items() if value is not None}
     variables = {
         name.removeprefix(_PREFIX).lower(): value
@@ -154,15 +166,15 @@ def load_settings(
     for source, values in sources.items():
         for name in values:
             _check_name(name, source)
-    merged = {**sources["file"], **variables, **given}
+    merged: dict[str, tuple[Any, str]] = {}
     if mount := environ.get("AZUREML_MODEL_DIR"):
-        merged.setdefault("model", mount)
-        merged.setdefault("max_request_s", _AZUREML_REQUEST_S)
-    merged = {**telemetry_of(environ), **merged}
-    try:
-        return Settings(**merged)
-    except ValidationError as error:
-        raise SettingsError("; ".join(_sentence(e) for e in error.errors())) from None
+        platform = {"model": mount, "max_request_s": _AZUREML_REQUEST_S}
+        merged = {name: (value, "AZUREML_MODEL_DIR") for name, value in platform.items()}
+    for name, (value, variable) in telemetry_of(environ).items():
+        merged[name] = value, variable
+    for source in ("file", "variable", "flag"):
+        merged |= {name: (value, source) for name, value in sources[source].items()}
+    return merged
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -37,17 +37,23 @@ class TelemetrySettings(BaseModel):
     )
 
 
-def telemetry_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings that variables of other names hold: OpenTelemetry's, and Azure's."""
+_OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_CONNECTION = "APPLICATIONINSIGHTS_CONNECTION_STRING"
+_AML_KEY = "AML_APP_INSIGHTS_KEY"
+
+
+def telemetry_of(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The settings that variables of other names hold, OpenTelemetry's and Azure's: each with its
+    value and the variable."""
     found = {}
-    if endpoint := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        found["otlp_endpoint"] = endpoint
-    if connection := environ.get("APPLICATIONINSIGHTS_CONNECTION_STRING"):
-        found["app_insights"] = connection
+    if endpoint := environ.get(_OTLP):
+        found["otlp_endpoint"] = endpoint, _OTLP
+    if connection := environ.get(_CONNECTION):
+        found["app_insights"] = connection, _CONNECTION
     elif environ.get("AML_APP_INSIGHTS_ENABLED", "").lower() == "true":
-        key = environ.get("AML_APP_INSIGHTS_KEY", "")
+        key = environ.get(_AML_KEY, "")
         if _is_uuid(key):
-            found["app_insights"] = f"InstrumentationKey={key}"
+            found["app_insights"] = f"InstrumentationKey={key}", _AML_KEY
     return found
 
 

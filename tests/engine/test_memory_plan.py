@@ -3,7 +3,7 @@
 import pytest
 
 from scoring.errors import CheckpointError
-from scoring.memory_plan import MemoryPlan, StepMemory, plan_memory
+from scoring.memory_plan import MemoryPlan, StepMemory, check_weights, plan_memory
 
 GIB = 1 << 30
 STEP = StepMemory(prompts=2 * GIB, pictures=3 * GIB, graphs=GIB)
@@ -12,6 +12,7 @@ STEP = StepMemory(prompts=2 * GIB, pictures=3 * GIB, graphs=GIB)
 def plan(**changes) -> MemoryPlan:
     values = {
         "limit": 20 * GIB,
+        "where": "on the GPU",
         "weights": 8 * GIB,
         "step": STEP,
         "features": GIB,
@@ -52,8 +53,8 @@ def test_a_cache_of_a_given_size_is_taken_at_its_word():
     [
         (
             {"limit": 13 * GIB},
-            "of 13.00 GiB, weights take 8.00, a step 4.00 and picture features 1.00: the key-value "
-            "cache has room for 0 tokens; max_model_len is not set",
+            "of 13.00 GiB on the GPU, weights take 8.00, a step 4.00 and picture features 1.00: "
+            "the key-value cache has room for 0 tokens; max_model_len is not set",
         ),
         (
             {"max_model_len": 131072},
@@ -73,8 +74,34 @@ def test_what_does_not_fit_is_refused_with_numbers(changes, said):
 
 
 def test_the_plan_says_what_goes_where_and_what_it_allows():
-    assert str(plan()) == (
-        "memory: weights 8.00 + a step 4.00 (prompts 2.00 or pictures 3.00, graphs 1.00) + "
-        "picture features 1.00 + keys and values 7.00 = 20.00 of 20.00 GiB; "
-        "room for 14,080 tokens, up to 14,080 of one request"
+    assert plan().lines == (
+        "memory     8.00 GiB for weights",
+        "memory +   7.00 GiB for keys and values: 14,080 tokens, up to 14,080 of one request, "
+        "4 requests at once",
+        "memory +   5.00 GiB for work: prompts 2.00 or pictures 3.00, graphs 1.00, picture "
+        "features 1.00",
+        "memory =  20.00 GiB of 20.00 on the GPU",
+    )
+
+
+def test_a_cache_that_was_asked_for_must_fit_beside_the_rest():
+    with pytest.raises(CheckpointError, match=r"values 9.12.*: 22.12 of the 20.00 GiB.*too large"):
+        plan(cache=9 * GIB)
+
+
+def test_a_cache_may_be_kept_smaller_than_what_is_left():
+    p = plan(max_cache=2 * GIB)
+
+    assert p.cache == 2 * GIB
+    assert p.max_model_len == 15 * 256
+
+
+def test_weights_that_cannot_fit_are_refused_with_numbers_and_a_way_out():
+    check_weights(4 << 30, "float32", 4, 16 * GIB, "on this machine")
+    with pytest.raises(CheckpointError) as raised:
+        check_weights(4 << 30, "float32", 4, 8 * GIB, "on this machine")
+
+    assert str(raised.value) == (
+        "the weights take 16.00 GiB in float32, and there are 8.00 on this machine; in bfloat16 "
+        "they take 8.00"
     )

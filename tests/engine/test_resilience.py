@@ -7,7 +7,7 @@ import weakref
 
 import numpy as np
 
-from scoring.sequence import FinishReason
+from scoring.sequence import Failure, FinishReason
 
 from .scripted import ScriptedRunner, make_engine, make_scheduler, make_sequence
 
@@ -40,7 +40,10 @@ def test_a_failed_step_keeps_no_tensor_alive_and_gives_memory_back():
     finally:
         gc.enable()
     assert outputs["culprit"].finish_reason is FinishReason.ERROR
-    assert outputs["culprit"].error == "the model failed on this request"
+    assert outputs["culprit"].failure is Failure.MEMORY
+    assert (
+        outputs["culprit"].error == "there was not enough memory for this request beside the others"
+    )
     assert outputs["before"].token_id == outputs["after"].token_id == 7
     assert runner.num_releases == 2  # after the batch, and after the culprit alone
 

@@ -119,6 +119,40 @@ def test_a_failing_sequence_is_not_worth_a_retry(unlucky: ParrotServer) -> None:
     assert_well(unlucky)
 
 
+@pytest.fixture
+def cramped(demo_checkpoint: Path) -> Iterator[ParrotServer]:
+    """A server on which that prompt takes more memory than there is."""
+    fault = Faults(MemoryError("0xdeadbeef in /tmp/x"))
+    with parrot_server(
+        demo_checkpoint, Parrot(demo_checkpoint, step_s=0.01, fault=fault)
+    ) as server:
+        yield server
+
+
+def test_what_would_never_fit_is_not_worth_a_retry(cramped: ParrotServer) -> None:
+    refused = cramped.ask(cursed_prompt(cramped))
+    assert_error(refused, 422, "invalid_parameter")
+    assert "memory" in refused.json()["message"]
+    assert "retry-after" not in refused.headers
+    assert_well(cramped)
+
+
+def test_a_shortage_of_memory_beside_others_is_worth_a_retry(cramped: ParrotServer) -> None:
+    """A 503 would be repeated at once by every SDK; a 429 when we say so."""
+    prompt = cursed_prompt(cramped)
+    with opened(cramped, "y" * 300, max_tokens=300) as other:
+        other.take(1)
+        refused = cramped.ask(prompt)
+        broken = read_broken(cramped, prompt)
+        assert int(refused.headers["retry-after"]) >= 1
+        assert_error(refused, 429, "too_many_requests")
+        assert_broken_off(broken, "too_many_requests")
+        other.take_rest()
+    assert other.is_done
+    assert other.text == "y" * 300
+    assert_well(cramped)
+
+
 def test_only_the_sequence_that_fails_fails(unlucky: ParrotServer) -> None:
     texts = ["The first of three.", "The second, which is longer.", "The third of them, at last."]
     heard: dict[str, str] = {}

@@ -178,7 +178,7 @@ def test_settings_do_not_change() -> None:
 def test_every_setting_is_a_flag_and_every_flag_a_setting() -> None:
     serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     flags = {option: parameter for parameter in serve.params for option in parameter.opts}
-    assert set(flags) - {"--config"} == {
+    assert set(flags) - {"--config", "--check", "--print-config"} == {
         "--" + name.replace("_", "-") for name in Settings.model_fields
     }
     for option, parameter in flags.items():

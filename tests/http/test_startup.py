@@ -1,6 +1,8 @@
 """Starting: what is refused, in one line and at once, and where weights are found."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from scoring.checkpoint import find_checkpoint
 
-from .running_server import listening_server, run_command, spawned, wait_until
+from .running_server import (
+    RunningServer,
+    assert_well,
+    listening_server,
+    ready_server,
+    run_command,
+    spawned,
+    wait_until,
+)
 
 
 def assert_refused(result: "subprocess.CompletedProcess[str]", *words: str, code: int = 1) -> None:
@@ -143,51 +153,144 @@ def drop_tensor(checkpoint: Path) -> None:
     save_file(tensors, shard)
 
 
+def replace_header(checkpoint: Path) -> None:
+    (shard,) = checkpoint.glob("*.safetensors")
+    shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncate, ["weights cannot be read"]),
+        (truncate, ["weights cannot be read", "model-00001-of-00001.safetensors", "bytes"]),
+        (replace_header, ["weights cannot be read", "model-00001-of-00001.safetensors", "header"]),
+    ],
+)
+def test_weights_whose_files_are_broken_are_refused_at_once(
+    copy_of_demo: Path, damage: Callable[[Path], None], words: list[str]
+) -> None:
+    damage(copy_of_demo)
+    result = run_command("serve", "--port", "0", "--model", str(copy_of_demo), timeout_s=20)
+    assert_refused(result, *words)
+
+
+def cut_tensor(checkpoint: Path) -> None:
+    (shard,) = checkpoint.glob("*.safetensors")
+    tensors = load_file(shard)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1].clone()
+    save_file(tensors, shard)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
         (drop_tensor, ["missing", "lm_head.weight"]),
+        (cut_tensor, ["misshapen", "model.norm.weight"]),
     ],
 )
 def test_weights_that_do_not_fit_end_the_process(
     copy_of_demo: Path, tmp_path: Path, damage: Callable[[Path], None], words: list[str]
 ) -> None:
-    """That is found while they load, behind an open port; the last line says what it was."""
+    """The engine finds that, behind an open port; the last line says what it was."""
     damage(copy_of_demo)
-    log = tmp_path / "log"
-    with spawned(log, "serve", "--port", "0", "--model", str(copy_of_demo)) as process:
-        assert process.wait(60) == 1
-    last = log.read_text().splitlines()[-1]
-    assert last.startswith("phi3v: ")
+    last = last_line_of_failed_start(tmp_path / "log", copy_of_demo)
     for word in words:
         assert word in last
+
+
+def last_line_of_failed_start(log: Path, checkpoint: Path, *flags: str, **variables: str) -> str:
+    arguments = ["serve", "--port", "0", "--model", str(checkpoint), *flags]
+    with spawned(log, *arguments, variables=variables) as process:
+        assert process.wait(60) == 1
     assert "Traceback" not in log.read_text()
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("phi3v: ")
+    return last
 
 
 def test_a_context_that_the_memory_does_not_hold_ends_the_process(
     demo_checkpoint: Path, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
-    arguments = ["serve", "--port", "0", "--model", str(demo_checkpoint)]
-    limits = ["--kv-cache-gib", "0.001", "--max-model-len", "8000"]
-    with spawned(log, *arguments, *limits) as process:
-        assert process.wait(60) == 1
-    last = log.read_text().splitlines()[-1]
-    assert last.startswith("phi3v: ")
+    flags = ["--kv-cache-gib", "0.001", "--max-model-len", "8000"]
+    last = last_line_of_failed_start(tmp_path / "log", demo_checkpoint, *flags)
     assert "cache" in last
     assert "max_model_len is 8000" in last
-    assert "Traceback" not in log.read_text()
+
+
+def test_a_cache_larger_than_the_memory_ends_the_process_before_it_is_taken(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Not the kernel's killer, minutes later."""
+    flags = ["--kv-cache-gib", "100000", "--max-num-seqs", "1024", "--max-model-len", "8192"]
+    flags += ["--max-num-batched-tokens", "1024"]
+    last = last_line_of_failed_start(tmp_path / "log", demo_checkpoint, *flags)
+    assert "kv_cache is too large" in last
+
+
+def test_the_start_prints_where_the_memory_goes(demo: RunningServer) -> None:
+    lines = [line.partition("memory ")[2] for line in demo.log.splitlines() if "memory " in line]
+    weights, cache, work, total = lines[:4]
+    assert weights.endswith("GiB for weights")
+    assert "GiB for keys and values: " in cache
+    assert "GiB for work: " in work
+    assert re.fullmatch(r"= +\d+\.\d\d GiB of \d+\.\d\d (on this machine|under .* limit)", total)
 
 
 def test_a_port_that_is_taken_is_refused(demo_checkpoint: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         result = run_command("serve", "--port", port, "--model", str(demo_checkpoint))
-    assert result.returncode != 0
-    said = result.stdout + result.stderr
-    assert port in said
-    assert "in use" in said
+    assert_refused(result, port, "in use")
+
+
+def test_an_address_that_is_not_ours_is_refused(demo_checkpoint: Path) -> None:
+    flags = ["--host", "192.0.2.1", "--no-auth", "--model", str(demo_checkpoint)]
+    assert_refused(run_command("serve", *flags), "192.0.2.1", "cannot be listened on")
+
+
+def huge_checkpoint(demo: Path, directory: Path) -> Path:
+    """Two TiB of weights, by their header; the file is a hole."""
+    shutil.copytree(demo, directory)
+    for file in [*directory.glob("*.safetensors"), *directory.glob("*.index.json")]:
+        file.unlink()
+    size = 1 << 41
+    entry = {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}
+    header = json.dumps({"lm_head.weight": entry}).encode()
+    file = directory / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    try:
+        os.truncate(file, 8 + len(header) + size)
+    except OSError as error:
+        pytest.skip(f"no file with such a hole can be made here: {error}")
+    return directory
+
+
+def test_weights_larger_than_the_memory_are_refused_before_they_are_read(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = huge_checkpoint(demo_checkpoint, tmp_path / "huge")
+    last = last_line_of_failed_start(tmp_path / "log", model, "--device", "cpu")
+    assert "the weights take 4096.00 GiB in float32" in last
+    assert "in bfloat16 they take 2048.00" in last
+
+
+def test_a_cache_that_cannot_be_written_to_stops_nobody(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A container's file system may be read-only: kernels are built in a temporary place."""
+    variables = {"XDG_CACHE_HOME": "/proc/none", "HOME": "/proc/none"}
+    with ready_server(tmp_path / "log", demo_checkpoint, variables=variables) as server:
+        assert_well(server)
+
+
+def test_a_demo_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    """A file of its name is in the way."""
+    cache = tmp_path / "phi3v-server"
+    cache.mkdir()
+    (cache / "demo-random-2").write_text("not a directory")
+    variables = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hub")}
+    result = run_command("serve", "--port", "0", **variables)
+    assert result.returncode == 1
+    assert "the demo model cannot be written to" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 

@@ -15,9 +15,10 @@ import torch
 from scoring.engine import Engine
 from scoring.engine_builder import assemble, build_engine
 from scoring.engine_config import EngineConfig
+from scoring.engine_memory import cpu_cache_bytes
 from scoring.errors import CheckpointError
 from scoring.image_processor import HDPicture
-from scoring.kv_cache import KVCache, cpu_cache_bytes
+from scoring.kv_cache import KVCache
 from scoring.model_runner import ModelRunner
 from scoring.models.attention.sdpa import SdpaBackend
 from scoring.sequence import FinishReason, ImageSpan, SamplingParams, Sequence
@@ -440,7 +441,10 @@ def test_engines_on_one_cpu_share_its_cores(tiny, data_parallel, share):
 
 def test_engines_on_one_cpu_share_its_memory():
     """A token of the genuine model takes 768 KiB, in float32."""
-    alone, of_four = (cpu_cache_bytes(768 << 10, n) for n in (1, 4))
-    assert of_four < 0.3 * alone  # what is free differs from one moment to the next
-    small = [cpu_cache_bytes(1, n) for n in (1, 4)]
+    assert [cpu_cache_bytes(left, 768 << 10, 1) for left in (1 << 30, 1 << 40)] == [
+        (1 << 30) * 4 // 10,
+        4 << 30,
+    ]
+    assert cpu_cache_bytes(1 << 40, 768 << 10, 4) == 1 << 30
+    small = [cpu_cache_bytes(1 << 30, 1, n) for n in (1, 4)]
     assert small == [131072, 131072]  # one longest context's: less would be no use

@@ -14,8 +14,8 @@ from scoring.model_runner import ModelRunner
 from scoring.models.attention.cpu import CpuBackend
 from scoring.models.native_kernels import load_native
 from scoring.models.packed_linear import pack_linears
-from scoring.scheduler import Scheduler
-from scoring.sequence import SamplingParams, Sequence
+from scoring.scheduler import ScheduledRow, Scheduler
+from scoring.sequence import PENDING, SamplingParams, Sequence
 from scoring.static_decode import buckets
 from scoring.weights import load_model
 
@@ -175,6 +175,24 @@ def test_all_that_changes_logits_works_one_step_late(config, make_runner):
         return said
 
     assert outputs(ahead=True) == outputs(ahead=False)
+
+
+def test_a_step_that_fails_on_its_way_to_the_buffers_leaves_no_wrong_blocks_there(make_runner):
+    """It got as far as the first row; the next step must not take that row's blocks for there."""
+    plain, static = make_runner(), make_runner()
+    static.capture(StandInGraph, MAX_LEN)
+    sequence = Sequence("good", list(range(5, 40)), SamplingParams(max_tokens=9))
+    sequence.block_table = [7, 2, 9]
+    for runner in (plain, static):
+        runner.launch([ScheduledRow(sequence, 0, 34)])
+    decode = ScheduledRow(sequence, 34, 1)
+    # Its newest token is unknown, and no step has sampled it.
+    broken = Sequence("broken", [1, PENDING], SamplingParams(max_tokens=9))
+    broken.block_table = [4]
+    with pytest.raises(KeyError):
+        static.launch([decode, ScheduledRow(broken, 1, 1)])
+
+    assert torch.equal(static.launch([decode]).logits, plain.launch([decode]).logits)
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 8, 32, 100, 256])
