@@ -227,7 +227,8 @@ def test_a_cache_larger_than_the_memory_ends_the_process_before_it_is_taken(
 
 
 def test_the_start_prints_where_the_memory_goes(demo: RunningServer) -> None:
-    lines = [line.partition("memory ")[2] for line in demo.log.splitlines() if "memory " in line]
+    messages = [json.loads(line)["message"] for line in demo.log.splitlines() if "memory " in line]
+    lines = [message.partition("memory ")[2] for message in messages]
     weights, cache, work, total = lines[:4]
     assert weights.endswith("GiB for weights")
     assert "GiB for keys and values: " in cache
