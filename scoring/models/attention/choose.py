@@ -154,7 +154,9 @@ def cuda_kernels(config: ModelConfig, dtype: torch.dtype, device: torch.device) 
     if why is None:
         try:
             from ..triton_kernels import triton_kernels  # imports the package
+            from ..triton_kernels.launcher import use_prebuilt
 
+            use_prebuilt()
             kernels: Kernels = triton_kernels()
             with torch.inference_mode():
                 error = pieces_error(kernels, config, dtype, device)
