@@ -1,8 +1,10 @@
 """Which attention a device gets: the first that is there and right."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from scoring.models.attention.choose import (
     choose,
     cpu_candidates,
     cuda_candidates,
+    cuda_kernels,
 )
 from scoring.models.attention.compiled import CompiledBackend, paged_decode
 from scoring.models.attention.cpu import CpuBackend
@@ -208,6 +211,16 @@ def wrong_piece(**pieces: Callable[..., Tensor]) -> Kernels:
 def test_a_wrong_piece_is_off_by_more_than_is_allowed(config, kernels):
     assert pieces_error(EAGER, config, torch.bfloat16, CPU) == 0
     assert not pieces_error(kernels, config, torch.bfloat16, CPU) <= TOLERANCES[torch.bfloat16]
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
+def test_kernels_that_fail_give_way_to_plain_torch_and_say_why(config, caplog):
+    """A device that is not there stands for a compiler that is not: both raise in the first use."""
+    assert cuda_kernels(config, torch.bfloat16, torch.device("meta")) is EAGER
+
+    (line,) = [record.message for record in caplog.records]
+    assert re.fullmatch(r"no Triton kernels: they raised \w+: \w.{10,}", line), line
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flash_attn"])

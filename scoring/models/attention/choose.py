@@ -142,8 +142,7 @@ def _tried(
             error = largest_error(*made, config, dtype, device, float8=float8)
     except Exception as problem:  # a kernel, its compiler or its package can raise anything
         logger.debug("attention %s failed", candidate.name, exc_info=True)
-        first_line = str(problem).partition("\n")[0]
-        return None, f"it raised {type(problem).__name__}: {first_line[:200]}"
+        return None, f"it raised {_first_line(problem)}"
     if not error <= tolerance:  # nor where it is NaN
         return None, f"its results are off by {error:.2g}, allowed is {tolerance:g}"
     return made, f"off by {error:.1g} beside float32, allowed is {tolerance:g}"
@@ -155,7 +154,9 @@ def cuda_kernels(config: ModelConfig, dtype: torch.dtype, device: torch.device) 
     if why is None:
         try:
             from ..triton_kernels import triton_kernels  # imports the package
+            from ..triton_kernels.launcher import use_prebuilt
 
+            use_prebuilt()
             kernels: Kernels = triton_kernels()
             with torch.inference_mode():
                 error = pieces_error(kernels, config, dtype, device)
@@ -164,6 +165,10 @@ def cuda_kernels(config: ModelConfig, dtype: torch.dtype, device: torch.device) 
             why = f"their results are off by {error:.2g}"
         except Exception as problem:  # the compiler behind them can raise anything
             logger.debug("the Triton kernels failed", exc_info=True)
-            why = f"they raised {type(problem).__name__}"
+            why = f"they raised {_first_line(problem)}"
     logger.warning("no Triton kernels: %s", why)
     return EAGER
+
+
+def _first_line(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {str(problem).partition(chr(10))[0][:200]}"
