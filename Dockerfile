@@ -35,9 +35,11 @@ RUN if [ "$DEVICE" = cuda ] && [ "$FLASH_ATTN" = 1 ]; then \
             pip install --require-hashes --no-deps --no-build-isolation -r /requirements/flash.lock; \
     fi
 
-# A CPU's kernels are compiled here, too: the image that runs has no compiler.
+# A CPU's kernels, and what launches Triton's, are compiled here: the image that runs has no compiler.
 COPY dist/*.whl /dist/
-RUN pip install --no-deps /dist/*.whl && python -m scoring.models.native_kernels
+RUN pip install --no-deps /dist/*.whl \
+    && if [ "$DEVICE" = cpu ]; then python -m scoring.models.native_kernels; \
+       else python -m scoring.models.triton_kernels.launcher; fi
 
 
 FROM python:3.11-slim-bookworm
