@@ -21,8 +21,14 @@ from .running_server import (
 )
 
 
+def children(server: RunningServer, module: str) -> list[psutil.Process]:
+    """The processes of that module that the server has started."""
+    found = server.resources.children(recursive=True)
+    return [process for process in found if module in process.cmdline()]
+
+
 def engine_process(server: RunningServer) -> psutil.Process:
-    (process,) = server.resources.children(recursive=True)
+    (process,) = children(server, "scoring.engine_process")
     return process
 
 
@@ -92,5 +98,5 @@ def test_an_engine_killed_while_it_loads_ends_the_server(demo_checkpoint: Path, 
 
 def test_without_it_the_engine_is_a_thread(demo_checkpoint: Path, logs: Path) -> None:
     with ready_server(logs / "thread.log", demo_checkpoint, "--no-engine-process") as server:
-        assert server.resources.children(recursive=True) == []
+        assert children(server, "scoring.engine_process") == []
         assert_well(server)
