@@ -23,7 +23,8 @@ COPY requirements/ /requirements/
 RUN if [ "$DEVICE" = cpu ]; then export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu; fi \
     && pip install --require-hashes --no-deps -r "/requirements/$DEVICE.lock"
 
-# flash-attn is compiled for Ampere, Ada and Hopper: an hour on few cores. Others do without.
+# flash-attn is compiled for Ampere, Ada and Hopper: an hour on few cores. Others do without. Its
+# own installer would rather fetch a wheel, which has no hash here.
 # hadolint ignore=DL3008
 RUN if [ "$DEVICE" = cuda ] && [ "$FLASH_ATTN" = 1 ]; then \
         curl -fsSLo /tmp/keyring.deb \
@@ -32,14 +33,16 @@ RUN if [ "$DEVICE" = cuda ] && [ "$FLASH_ATTN" = 1 ]; then \
         && apt-get install -y --no-install-recommends cuda-nvcc-13-0 cuda-libraries-dev-13-0 \
         && rm -rf /var/lib/apt/lists/* /tmp/keyring.deb \
         && CUDA_HOME=/usr/local/cuda-13.0 FLASH_ATTN_CUDA_ARCHS="80;90" MAX_JOBS=4 \
+            FLASH_ATTENTION_FORCE_BUILD=TRUE \
             pip install --require-hashes --no-deps --no-build-isolation -r /requirements/flash.lock; \
     fi
 
-# A CPU's kernels, and what launches Triton's, are compiled here: the image that runs has no compiler.
+# What else needs a compiler is compiled here, too, as the image that runs has none: a CPU's kernels,
+# and what launches a GPU's.
 COPY dist/*.whl /dist/
 RUN pip install --no-deps /dist/*.whl \
     && if [ "$DEVICE" = cpu ]; then python -m scoring.models.native_kernels; \
-       else python -m scoring.models.triton_kernels.launcher; fi
+    else python -m scoring.models.triton_kernels.launcher; fi
 
 
 FROM python:3.11-slim-bookworm

@@ -91,6 +91,14 @@ def test_no_compiler_is_in_what_runs() -> None:
     assert not re.search(r"g\+\+|gcc|clang|build-essential|nvcc", last_stage().text)
 
 
+def test_what_needs_a_compiler_is_compiled_before() -> None:
+    """Flash-attn from its hashed source: its installer would fetch a wheel that has no hash."""
+    first, _, _ = DOCKERFILE.read_text().rpartition("\nFROM ")
+    assert "python -m scoring.models.native_kernels" in first
+    assert "python -m scoring.models.triton_kernels.launcher" in first
+    assert "FLASH_ATTENTION_FORCE_BUILD=TRUE" in first
+
+
 def test_all_caches_lie_in_the_one_writable_folder() -> None:
     stage = last_stage()
     caches = {v for k, v in stage.environment.items() if "CACHE" in k or k == "HF_HOME"}
