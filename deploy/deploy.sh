@@ -16,16 +16,23 @@ python=${PYTHON:-python3}
 
 say() { printf '== %s\n' "$*" >&2; }
 
-# The deployment with most of the traffic; nothing where there is none.
+# The deployment that has the traffic; nothing where none has. An error where it is split by hand, as
+# neither is a spare one then, and where Azure does not say.
 live() {
-    local color share
+    local color share found=
     for color in blue green; do
         share=$(az ml online-endpoint show --name "$endpoint" \
-            --query "traffic.$color || \`0\`" --output tsv)
-        if [ "${share:-0}" -gt 50 ]; then
-            echo "$color"
+            --query "traffic.$color || \`0\`" --output tsv) || return 1
+        if [ "${share:-0}" -gt 0 ]; then
+            if [ -n "$found" ]; then
+                say "both have traffic: give it to one first, with" \
+                    "az ml online-endpoint update --name $endpoint --traffic 'blue=100 green=0'"
+                return 1
+            fi
+            found=$color
         fi
     done
+    echo "$found"
 }
 
 other() { if [ "$1" = blue ]; then echo green; else echo blue; fi; }
@@ -66,7 +73,8 @@ deploy() {
     az ml online-deployment "$verb" --endpoint-name "$endpoint" --name "$new" --file "$file" >/dev/null
 
     uri=$(az ml online-endpoint show --name "$endpoint" --query scoring_uri --output tsv)
-    key=$(az ml online-endpoint get-credentials --name "$endpoint" --query primaryKey --output tsv)
+    key=$(az ml online-endpoint get-credentials --name "$endpoint" \
+        --query "primaryKey || accessToken" --output tsv)  # by the endpoint's auth_mode
     say "smoke test of $new"
     if ! PHI3V_API_KEY=$key "$python" deploy/smoke_test.py "${uri%/score}" --deployment "$new"; then
         say "$new does not answer as it should; the traffic stays where it is. Its log:"
@@ -79,12 +87,24 @@ deploy() {
     fi
 }
 
+# The one without traffic, beside the one with.
+spare() {
+    local old
+    old=$(live) || return 1
+    if [ -z "$old" ] || ! exists "$(other "$old")"; then
+        say "there is no other deployment"
+        return 1
+    fi
+    other "$old"
+}
+
 case "${1:-deployment.yml}" in
     rollback)
-        give_traffic_to "$(other "$(live)")"
+        spare=$(spare)
+        give_traffic_to "$spare"
         ;;
     cleanup)
-        spare=$(other "$(live)")
+        spare=$(spare)
         say "deleting $spare"
         az ml online-deployment delete --endpoint-name "$endpoint" --name "$spare" --yes
         ;;

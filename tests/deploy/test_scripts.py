@@ -143,6 +143,53 @@ def test_one_that_does_not_answer_gets_no_traffic(azure: Path, run: Run) -> None
     assert calls(azure)[-1].startswith("online-deployment get-logs")
 
 
+def test_nothing_is_done_to_a_deployment_that_has_a_part_of_the_traffic(
+    azure: Path, run: Run
+) -> None:
+    """Split by hand: there is no spare one to update, to delete or to roll back to."""
+    assert run("deploy.sh").returncode == 0
+    assert run("deploy.sh").returncode == 0
+    for share in (50, 10, 90):
+        (azure / "traffic.blue").write_text(f"{share}\n")
+        (azure / "traffic.green").write_text(f"{100 - share}\n")
+        for arguments in ([], ["rollback"], ["cleanup"]):
+            done = run("deploy.sh", *arguments)
+            assert done.returncode != 0
+            assert "both have traffic" in done.stderr
+            assert "no other" not in done.stderr
+            assert not [call for call in calls(azure) if call.startswith("online-")]
+
+
+def test_nothing_is_done_while_azure_does_not_say_who_has_the_traffic(
+    azure: Path, run: Run
+) -> None:
+    """An answer that does not come is not the answer that there is no traffic."""
+    assert run("deploy.sh").returncode == 0
+    az = azure / "bin" / "az"
+    az.write_text(
+        az.read_text().replace(
+            'echo "$*" >>', 'case "$*" in *traffic.*) exit 1;; esac\necho "$*" >>', 1
+        )
+    )
+    for arguments in ([], ["rollback"], ["cleanup"]):
+        assert run("deploy.sh", *arguments).returncode != 0
+        told = calls(azure) if (azure / "calls").exists() else []
+        assert not [call for call in told if call.startswith("online-")]
+
+
+def test_without_another_deployment_nothing_is_rolled_back_or_deleted(
+    azure: Path, run: Run
+) -> None:
+    for _ in range(2):
+        for command in ("rollback", "cleanup"):
+            done = run("deploy.sh", command)
+            assert done.returncode != 0
+            assert "there is no other deployment" in done.stderr
+            assert calls(azure) == []
+        assert run("deploy.sh").returncode == 0
+        (azure / "deployment.green").unlink(missing_ok=True)
+
+
 def test_autoscaling_adds_early_and_removes_late(azure: Path, run: Run) -> None:
     done = run("autoscale.sh", "blue", "5")
     assert done.returncode == 0, done.stderr
