@@ -23,7 +23,7 @@ SKUS = {
     "Standard_NC40ads_H100_v5",
     "Standard_NV36ads_A10_v5",
     "Standard_NC4as_T4_v3",
-    "Standard_E16s_v5",
+    "Standard_E16s_v3",
 }
 LOAD = """
 import json, logging, sys, warnings

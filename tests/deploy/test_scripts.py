@@ -2,6 +2,7 @@
 Azure is told, which is written down by a stand-in for the `az` command."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from tests.http.running_server import RunningServer, ready_server
 
-from .dockerfile import PROJECT
+from .dockerfile import PROJECT, last_stage
 from .test_image import bin_of
 
 DEPLOY = PROJECT / "deploy"
@@ -206,6 +207,18 @@ def test_the_smoke_test_fails_for_a_wrong_key(server: RunningServer) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("failed: ")
     assert "Traceback" not in done.stderr
+
+
+def test_the_units_caches_lie_where_the_images_do() -> None:
+    """Neither has a home to keep them in; the hub's lies in XDG_CACHE_HOME by itself."""
+    unit = (DEPLOY / "phi3v.service").read_text()
+    lines = re.findall(r"^Environment=(.*)$", unit, re.MULTILINE)
+    found = dict(pair.split("=", 1) for line in lines for pair in line.split())
+    image = last_stage().environment
+    assert {name: found.get(name) for name in image if "CACHE" in name} == {
+        name: value for name, value in image.items() if "CACHE" in name
+    }
+    assert "CacheDirectory=phi3v" in unit
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd")
