@@ -114,6 +114,8 @@ def test_the_server_takes_a_deployments_variables(file: Path) -> None:
     assert settings.no_auth, "the front end checks who calls"
     assert settings.max_request_s == 170, "it ends before the platform gives up"
     assert settings.drain_s < 30
+    is_cpu = load(file)["environment"] == "azureml:phi3v-server-cpu@latest"
+    assert settings.device == ("cpu" if is_cpu else "cuda"), "no silent change of device"
 
 
 @pytest.mark.parametrize("file", ENVIRONMENTS, ids=lambda file: file.name)

@@ -118,6 +118,7 @@ def container(
         "AZUREML_MODEL_DIR": str(root / "model" / "phi3v" / "1"),
         "WORKER_COUNT": "1",
         # Not the image's and not Azure's: where this machine differs from a container.
+        "PHI3V_DEVICE": "auto",
         "PHI3V_PORT": str(port),
         "TMPDIR": str(root / "tmp"),
         "OMP_NUM_THREADS": "1",
