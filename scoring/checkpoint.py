@@ -12,6 +12,9 @@ from model_config import card_of_hub_id
 
 from .errors import CheckpointError
 
+DEMO = Path(__file__).parent / "demo"
+"""The demo model, which comes with the package."""
+
 _MAX_DEPTH = 4
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Data only: the repository's Python files are never fetched.
