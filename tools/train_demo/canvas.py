@@ -48,6 +48,17 @@ class Exchange:
     category: str
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A shape's or character's centre and height in pixels: what the tower learns to name."""
+
+    name: str
+    color: str
+    x: float
+    y: float
+    height: float
+
+
 @dataclass
 class Drawing:
     """A picture with questions about it. description: all there is to say about it."""
@@ -55,6 +66,7 @@ class Drawing:
     image: Image.Image
     exchanges: list[Exchange]
     description: str = ""
+    marks: list[Mark] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class Canvas:
     background: str
     image: Image.Image = field(init=False)
     draw: ImageDraw.ImageDraw = field(init=False)
+    marks: list[Mark] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.image = Image.new("RGB", (self.width, self.height), shade(self.rng, self.background))
@@ -93,6 +106,16 @@ class Canvas:
     def face(self, share: float) -> ImageFont.FreeTypeFont:
         """A typeface whose em is this share of the shorter side."""
         return fonts.typeface(self.rng.choice(self.style.faces), max(8, round(share * self.unit)))
+
+    def mark_text(
+        self, text: str, color: str, face: ImageFont.FreeTypeFont, origin: tuple[float, float]
+    ) -> None:
+        """Mark each character of a line. origin: where its ink begins, left and top."""
+        left, top, _, bottom = face.getbbox(text)
+        for index, character in enumerate(text):
+            start, end = face.getlength(text[:index]), face.getlength(text[: index + 1])
+            x, height = origin[0] - left + (start + end) / 2, bottom - top
+            self.marks.append(Mark(character, color, x, origin[1] + height / 2, height))
 
     def contrasting(self, *, alike_too: bool = False) -> list[str]:
         """The colours that are seen on the background."""

@@ -4,6 +4,8 @@ import json
 import random
 from dataclasses import dataclass
 
+from PIL import ImageFont
+
 from .canvas import Canvas, Drawing, Exchange, Style, listed, shade
 from .shapes import json_question
 
@@ -14,6 +16,7 @@ _LABELS = (
     ("Q1", "Q2", "Q3", "Q4"),
     ("X", "Y", "Z"),
 )
+_INK = (40, 40, 44)
 _INKS = ("red", "orange", "green", "blue", "purple", "pink", "brown", "black", "gray")
 
 
@@ -46,7 +49,7 @@ def chart_drawing(rng: random.Random, style: Style) -> Drawing:
     _draw(canvas, chart)
     shown = listed([f"{label} {value}" for label, value in chart.values.items()])
     description = f"The {chart.kind} shows {shown}. The highest is {chart.highest}."
-    return Drawing(canvas.image, _about(rng, chart), description)
+    return Drawing(canvas.image, _about(rng, chart), description, canvas.marks)
 
 
 def _values(rng: random.Random) -> Chart:
@@ -66,7 +69,7 @@ def _values(rng: random.Random) -> Chart:
 
 def _draw(canvas: Canvas, chart: Chart) -> None:
     rng, draw = canvas.rng, canvas.draw
-    unit, ink = canvas.unit, (40, 40, 44)
+    unit = canvas.unit
     face = canvas.face(rng.uniform(0.075, 0.095))
     scale = rng.choice((1.0, 1.0, 1.1)) * max(chart.values.values())
     left, right = (
@@ -79,10 +82,10 @@ def _draw(canvas: Canvas, chart: Chart) -> None:
         for tick in range(0, 101, 20):
             y = bottom - (bottom - top) * tick / scale
             draw.line((left, y, right, y), fill=(190, 190, 194), width=max(1, unit // 160))
-            draw.text((left - unit * 0.02, y), str(tick), fill=ink, font=face, anchor="rm")
+            _print(canvas, (left - unit * 0.02, y), str(tick), face, "rm")
     thick = max(2, unit // 110)
-    draw.line((left, bottom, right, bottom), fill=ink, width=thick)
-    draw.line((left, top * 0.8, left, bottom), fill=ink, width=thick)
+    draw.line((left, bottom, right, bottom), fill=_INK, width=thick)
+    draw.line((left, top * 0.8, left, bottom), fill=_INK, width=thick)
     step = (right - left) / len(chart.values)
     breadth = step * rng.uniform(0.22, 0.36)
     one_color = rng.random() < 0.65
@@ -93,16 +96,24 @@ def _draw(canvas: Canvas, chart: Chart) -> None:
         points.append((x, y, fill))
         if chart.part == "bar":
             draw.rectangle((x - breadth, y, x + breadth, bottom - thick / 2), fill=fill)
-        draw.text((x, bottom + unit * 0.02), label, fill=ink, font=face, anchor="ma")
+        _print(canvas, (x, bottom + unit * 0.02), label, face, "ma")
         if chart.has_printed_values:
             gap = unit * (0.015 if chart.part == "bar" else 0.035)
-            draw.text((x, y - gap), str(value), fill=ink, font=face, anchor="mb")
+            _print(canvas, (x, y - gap), str(value), face, "mb")
     if chart.part == "point":
         color = shade(rng, chart.color)
         draw.line([(x, y) for x, y, _ in points], fill=color, width=max(3, unit // 70))
         dot = max(3, unit // 50)
         for x, y, _ in points:
             draw.ellipse((x - dot, y - dot, x + dot, y + dot), fill=color)
+
+
+def _print(
+    canvas: Canvas, at: tuple[float, float], text: str, face: ImageFont.FreeTypeFont, anchor: str
+) -> None:
+    canvas.draw.text(at, text, fill=_INK, font=face, anchor=anchor)
+    left, top, _, _ = canvas.draw.textbbox(at, text, font=face, anchor=anchor)
+    canvas.mark_text(text, "black", face, (left, top))
 
 
 def _about(rng: random.Random, chart: Chart) -> list[Exchange]:

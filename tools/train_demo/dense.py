@@ -25,7 +25,7 @@ class Batch:
 
     visible: (B, 1, T, T), 0 or −inf, added to the attention's scores. targets: (answer tokens,).
     answers: (B, T), true at the token before each target. pictures: uint8 (H, W, 3) of the rows
-    that have one, in their order.
+    that have one, in their order. names: of their crops, see naming.labels_of.
     """
 
     input_ids: Tensor
@@ -34,6 +34,7 @@ class Batch:
     answers: Tensor
     targets: Tensor
     pictures: list[Tensor]
+    names: list[Tensor]
 
 
 def to_batch(rows: list[Row]) -> Batch:
@@ -57,6 +58,7 @@ def to_batch(rows: list[Row]) -> Batch:
         before,
         input_ids[is_answer],
         [torch.tensor(row.pixels) for row in rows if row.pixels is not None],
+        [row.names for row in rows if row.names is not None],
     )
 
 
@@ -69,8 +71,8 @@ def new_model(model: Phi3VisionForCausalLM, seed: int) -> None:
             nn.init.zeros_(parameter)
         elif "norm" in name:
             nn.init.ones_(parameter)
-        elif "embed_tokens" in name or parameter.dim() != 2 or "position_embedding" in name:
-            nn.init.normal_(parameter, std=0.1, generator=generator)
+        elif name == "model.embed_tokens.weight" or parameter.dim() != 2 or "position" in name:
+            nn.init.normal_(parameter, std=0.3, generator=generator)
             if "patch_embedding" in name:
                 nn.init.normal_(parameter, std=0.04, generator=generator)
         else:
@@ -82,12 +84,22 @@ def new_model(model: Phi3VisionForCausalLM, seed: int) -> None:
             nn.init.normal_(parameter, std=std, generator=generator)
 
 
-def answer_logits(model: Phi3VisionForCausalLM, batch: Batch) -> Tensor:
-    """→ float32 (number of answer tokens, vocab)."""
+def see(model: Phi3VisionForCausalLM, pictures: list[Tensor]) -> Tensor:
+    """uint8 HD pictures → the merged tokens of all their crops, (crops, side, side, 4C)."""
+    return model.merge(model.tower(torch.cat([model.to_crops(picture) for picture in pictures])))
+
+
+def answer_logits(model: Phi3VisionForCausalLM, batch: Batch, seen: Tensor) -> Tensor:
+    """seen: the batch's pictures, see `see`. → float32 (number of answer tokens, vocab)."""
     hidden = model.embed(batch.input_ids.clamp(min=0))
-    if batch.pictures:
-        features = torch.cat(model.encode_images(batch.pictures)).to(hidden.dtype)
-        hidden = hidden.masked_scatter((batch.input_ids == IMAGE)[..., None], features)
+    crop = model.to_crops(batch.pictures[0]).shape[-1]
+    crops = [1 + p.shape[0] * p.shape[1] // crop**2 for p in batch.pictures]
+    features = [
+        model.project_image(tokens, picture.shape[0])
+        for tokens, picture in zip(torch.split(seen, crops), batch.pictures, strict=True)
+    ]
+    slots = (batch.input_ids == IMAGE)[..., None]
+    hidden = hidden.masked_scatter(slots, torch.cat(features).to(hidden.dtype))
     flat = batch.positions.flatten()
     regimes = torch.zeros_like(flat)
     cos, sin = model.rope.cos_sin(flat, regimes, hidden.dtype)

@@ -30,7 +30,7 @@ def lettering_drawing(rng: random.Random, style: Style) -> Drawing:
     exchanges.append(Exchange(question, f'It says "{text}".', _marked(text, category)))
     exchanges += _about_both(rng, canvas, color)
     description = f"The picture shows {what} in {color} on {article(canvas.background)} background."
-    return Drawing(canvas.image, exchanges, description)
+    return Drawing(canvas.image, exchanges, description, canvas.marks)
 
 
 def _word(rng: random.Random, style: Style) -> str:
@@ -67,7 +67,7 @@ def _two_lines(canvas: Canvas, color: str) -> Drawing:
         f"The picture shows {first} above {second} in {color} on "
         f"{article(canvas.background)} background."
     )
-    return Drawing(canvas.image, exchanges, description)
+    return Drawing(canvas.image, exchanges, description, canvas.marks)
 
 
 def _print(canvas: Canvas, text: str, color: str, band: tuple[float, float], spread: float) -> None:
@@ -94,6 +94,8 @@ def _print(canvas: Canvas, text: str, color: str, band: tuple[float, float], spr
     x = (canvas.width - mask.width) / 2 + rng.uniform(-spread, spread) * slack_x * 0.95
     y = (top + bottom - mask.height) / 2 + rng.uniform(-spread, spread) * slack_y * 0.95
     canvas.image.paste(shade(rng, color), (int(x), int(y)), mask)
+    ink_x, ink_y = x + (mask.width - width) / 2 + margin, y + (mask.height - height) / 2 + margin
+    canvas.mark_text(text, color, face, (ink_x, ink_y))
 
 
 def _about_number(rng: random.Random, number: str) -> list[Exchange]:

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import Tensor
 
 from model_config import ModelConfig, load_card
 from scoring.image_processor import to_hd_picture
 from scoring.prompt import ChatImage, ChatMessage, PromptBuilder, load_tokenizer
 
-from .canvas import Exchange, Style
+from .canvas import Drawing, Exchange, Style
 from .drawings import draw_one
+from .naming import labels_of
 from .small_talk import asked_about_none, small_talk, system_text, without_picture
 
 _PREFIX = -1
@@ -30,7 +32,7 @@ _SEGMENTS_OF_TALK = 5
 class Row:
     """token_ids: −1 in the picture's slots. segments: _PREFIX or the segment's number, for each
     token. is_answer: whether the token is one that the model must say. categories: of the
-    segments, whose marks each counts among."""
+    segments, whose marks each counts among. names: see naming.labels_of."""
 
     token_ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Row:
     is_answer: list[bool] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
     pixels: npt.NDArray[np.uint8] | None = None
+    names: Tensor | None = None
 
     def add(self, token_ids: list[int], segment: int, start: int, answer: list[bool]) -> None:
         self.token_ids += token_ids
@@ -74,7 +77,20 @@ class RowBuilder:
                 follow_up = rng.choice(about)
                 turns += [_question(follow_up), _answer(follow_up)]
             conversations.append([*earlier, *turns])
-        return self._row(conversations, [exchange.category for exchange in exchanges])
+        row = self.row_of(conversations, [exchange.category for exchange in exchanges])
+        row.names = self._names(drawing, image)
+        return row
+
+    def seen_only(self, rng: random.Random, style: Style) -> Row:
+        """A picture and the names of what it shows, without a word about it."""
+        drawing = draw_one(rng, style)
+        pixels = to_hd_picture(drawing.image, self._vision).pixels
+        image = Image.fromarray(pixels)
+        return Row(pixels=pixels, names=self._names(drawing, image))
+
+    def _names(self, drawing: Drawing, image: Image.Image) -> Tensor:
+        size, shape = drawing.image.size, (image.height, image.width)
+        return labels_of(drawing.marks, *size, shape, self._vision)
 
     def talk_row(self, rng: random.Random, style: Style) -> Row:
         """Conversations without a picture."""
@@ -86,9 +102,9 @@ class RowBuilder:
                 turns += [_question(exchange), _answer(exchange)]
             conversations.append(turns)
             categories.append(exchange.category)
-        return self._row(conversations, categories)
+        return self.row_of(conversations, categories)
 
-    def _row(self, conversations: list[list[ChatMessage]], categories: list[str]) -> Row:
+    def row_of(self, conversations: list[list[ChatMessage]], categories: list[str]) -> Row:
         """Conversations that are alike up to their picture, if they have one."""
         row = Row()
         for segment, messages in enumerate(conversations):

@@ -5,7 +5,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from .canvas import Canvas, Drawing, Exchange, Style, article, listed, new_canvas, shade
+from .canvas import Canvas, Drawing, Exchange, Mark, Style, article, listed, new_canvas, shade
 
 KINDS = ("circle", "square", "triangle", "rectangle", "oval", "star", "diamond", "heart", "cross")
 MOST_SHAPES = 6
@@ -41,6 +41,7 @@ class Shape:
 
 def draw_shape(canvas: Canvas, shape: Shape) -> None:
     x, y, r = shape.x, shape.y, shape.radius
+    canvas.marks.append(Mark(shape.kind, shape.color, x, y, 2 * r))
     fill = shade(canvas.rng, shape.color)
     draw = canvas.draw
 
@@ -97,7 +98,7 @@ def shapes_drawing(rng: random.Random, style: Style) -> Drawing:
     description = (
         f"The picture shows {_summary(shapes)} on {article(canvas.background)} background."
     )
-    return Drawing(canvas.image, exchanges, description)
+    return Drawing(canvas.image, exchanges, description, canvas.marks)
 
 
 def _arrange(canvas: Canvas, count: int) -> list[Shape]:
