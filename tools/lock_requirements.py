@@ -37,7 +37,7 @@ def main() -> None:
 def _lock(python: Path, name: str, arguments: list[str], more: str = "") -> None:
     options = ["--quiet", "--generate-hashes", "--no-emit-index-url", "--no-header"]
     options += ["--no-annotate", "--strip-extras", "--allow-unsafe", "--output-file", "-"]
-    command = [python, "-m", "piptools", "compile", *options, *arguments]
+    command = [str(python), "-m", "piptools", "compile", *options, *arguments]
     done = subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.PIPE, text=True)
     (LOCKS / f"{name}.lock").write_text(HEADER + done.stdout + more)
 

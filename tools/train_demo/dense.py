@@ -1,0 +1,147 @@
+"""The served model's own modules, run on padded batches with gradients.
+
+The engine's forward is paged and made for inference; this one computes the same numbers.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scoring.models.kernels import rms_norm, swiglu
+from scoring.models.phi3 import Phi3DecoderLayer, RMSNorm
+from scoring.models.phi3_vision import Phi3VisionForCausalLM
+
+from .rows import Row
+
+IMAGE = -1
+
+
+@dataclass
+class Batch:
+    """Rows padded to one length, a multiple of 32.
+
+    visible: (B, 1, T, T), 0 or −inf, added to the attention's scores. targets: (answer tokens,).
+    answers: (B, T), true at the token before each target. pictures: uint8 (H, W, 3) of the rows
+    that have one, in their order. names: of their crops, see naming.labels_of.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    visible: Tensor
+    answers: Tensor
+    targets: Tensor
+    pictures: list[Tensor]
+    names: list[Tensor]
+
+
+def to_batch(rows: list[Row]) -> Batch:
+    longest = max(len(row.token_ids) for row in rows)
+    length = math.ceil(longest / 32) * 32
+
+    def padded(name: str, fill: int) -> Tensor:
+        values = [getattr(row, name) for row in rows]
+        return torch.tensor([v + [fill] * (length - len(v)) for v in values])
+
+    input_ids, segments = padded("token_ids", 0), padded("segments", -2)
+    is_answer = padded("is_answer", 0).bool()
+    same = segments[:, :, None] == segments[:, None, :]
+    seen = (same | (segments == -1)[:, None, :]) & torch.ones(length, length).tril().bool()
+    visible = torch.zeros(seen.shape).masked_fill(~seen, -math.inf)[:, None]
+    before = F.pad(is_answer[:, 1:], (0, 1))
+    return Batch(
+        input_ids,
+        padded("positions", 0),
+        visible.to(torch.bfloat16),
+        before,
+        input_ids[is_answer],
+        [torch.tensor(row.pixels) for row in rows if row.pixels is not None],
+        [row.names for row in rows if row.names is not None],
+    )
+
+
+def new_model(model: Phi3VisionForCausalLM, seed: int) -> None:
+    """Fill with what training begins from."""
+    generator = torch.Generator().manual_seed(seed)
+    depth = 2 * len(model.model.layers)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            nn.init.zeros_(parameter)
+        elif "norm" in name:
+            nn.init.ones_(parameter)
+        elif name == "model.embed_tokens.weight" or parameter.dim() != 2 or "position" in name:
+            nn.init.normal_(parameter, std=0.3, generator=generator)
+            if "patch_embedding" in name:
+                nn.init.normal_(parameter, std=0.04, generator=generator)
+        else:
+            std = 1 / math.sqrt(parameter.shape[1])
+            if name.endswith(
+                ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2.weight")
+            ):
+                std /= math.sqrt(depth)
+            nn.init.normal_(parameter, std=std, generator=generator)
+
+
+def see(model: Phi3VisionForCausalLM, pictures: list[Tensor]) -> Tensor:
+    """uint8 HD pictures → the merged tokens of all their crops, (crops, side, side, 4C)."""
+    return model.merge(model.tower(torch.cat([model.to_crops(picture) for picture in pictures])))
+
+
+def answer_logits(model: Phi3VisionForCausalLM, batch: Batch, seen: Tensor) -> Tensor:
+    """seen: the batch's pictures, see `see`. → float32 (number of answer tokens, vocab)."""
+    hidden = model.embed(batch.input_ids.clamp(min=0))
+    crop = model.to_crops(batch.pictures[0]).shape[-1]
+    crops = [1 + p.shape[0] * p.shape[1] // crop**2 for p in batch.pictures]
+    features = [
+        model.project_image(tokens, picture.shape[0])
+        for tokens, picture in zip(torch.split(seen, crops), batch.pictures, strict=True)
+    ]
+    slots = (batch.input_ids == IMAGE)[..., None]
+    hidden = hidden.masked_scatter(slots, torch.cat(features).to(hidden.dtype))
+    flat = batch.positions.flatten()
+    regimes = torch.zeros_like(flat)
+    cos, sin = model.rope.cos_sin(flat, regimes, hidden.dtype)
+    shape = (*batch.positions.shape, 1, cos.shape[-1])
+    cos_sin = cos.view(shape), sin.view(shape)
+    visible = batch.visible.to(hidden.dtype)
+    for layer in model.model.layers:
+        assert isinstance(layer, Phi3DecoderLayer)
+        hidden = _layer(layer, hidden, cos_sin, visible)
+    return model.logits(_norm(model.model.norm, hidden[batch.answers]))
+
+
+def _layer(
+    layer: Phi3DecoderLayer, hidden: Tensor, cos_sin: tuple[Tensor, Tensor], visible: Tensor
+) -> Tensor:
+    batch, length, width = hidden.shape
+    head_dim = cos_sin[0].shape[-1]
+    qkv = layer.self_attn.qkv_proj(_norm(layer.input_layernorm, hidden))
+    query, key, value = qkv.view(batch, length, 3, width // head_dim, head_dim).unbind(2)
+    query, key = (_rotated(x, *cos_sin) for x in (query, key))
+    query, key, value = (x.transpose(1, 2) for x in (query / math.sqrt(head_dim), key, value))
+    # Plain products: the fused kernel's backward pass takes several times as long on a CPU.
+    attended = (query @ key.transpose(2, 3) + visible).softmax(-1) @ value
+    hidden = hidden + layer.self_attn.o_proj(attended.transpose(1, 2).flatten(2))
+    gate_up = layer.mlp.gate_up_proj(_norm(layer.post_attention_layernorm, hidden))
+    output: Tensor = hidden + layer.mlp.down_proj(swiglu(gate_up))
+    return output
+
+
+def _norm(norm: RMSNorm, hidden: Tensor) -> Tensor:
+    return rms_norm(hidden, norm.weight, norm.eps)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def compile_layers(model: Phi3VisionForCausalLM) -> None:
+    """Fuse the small steps of every layer, which saves a third of the time."""
+    global _layer
+    _layer = torch.compile(_layer, dynamic=True)
+    model.tower.vision_model.set_attn_implementation("eager")
+    for layer in model.tower.vision_model.encoder.layers:
+        layer.compile(dynamic=True)
