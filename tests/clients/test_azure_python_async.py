@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -29,7 +29,9 @@ async def connected(base_url: str, key: str = KEY) -> AsyncIterator[ChatCompleti
 
 async def streamed_text(client: ChatCompletionsClient, **request: Any) -> str:
     updates = await client.complete(**{"messages": MESSAGES, "stream": True, **request})
-    return "".join([update.choices[0].delta.content async for update in updates])
+    # The client stops reading at [DONE], before the body's end, and leaves the connection open.
+    async with aclosing(updates):
+        return "".join([update.choices[0].delta.content async for update in updates])
 
 
 def test_it_gets_the_models_introduction_and_an_answer(keyed: RunningServer, base_url: str) -> None:
