@@ -70,7 +70,7 @@ def _values(rng: random.Random) -> Chart:
 def _draw(canvas: Canvas, chart: Chart) -> None:
     rng, draw = canvas.rng, canvas.draw
     unit = canvas.unit
-    face = canvas.face(rng.uniform(0.075, 0.095))
+    face = canvas.face(rng.uniform(0.085, 0.105))
     scale = rng.choice((1.0, 1.0, 1.1)) * max(chart.values.values())
     left, right = (
         canvas.width * (0.15 if not chart.has_printed_values else 0.06),

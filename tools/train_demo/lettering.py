@@ -9,7 +9,7 @@ from .canvas import Canvas, Drawing, Exchange, Style, article, new_canvas, shade
 from .shapes import KINDS, counted, json_question
 from .words import invented_word
 
-_BIGGEST, _SMALLEST = 0.62, 0.13
+_BIGGEST, _SMALLEST = 0.62, 0.16
 
 
 def lettering_drawing(rng: random.Random, style: Style) -> Drawing:

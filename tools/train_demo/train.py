@@ -24,15 +24,16 @@ from .canvas import Style
 from .checkpoint_files import write_description, write_weights
 from .drawings import EVALUATION, TRAINING
 from .naming import NamingHead
+from .optimizer import Optimizer
 from .rows import Row, RowBuilder
 
 logger = logging.getLogger("train_demo")
 
 SEED = 20261125
 _ROWS, _SEGMENTS = 32, 8
-NAMING_STEPS, _NAMING_SHARE = 600, 0.3
-_PEAK_RATE, _WARM_UP, _DECAY_SHARE = 8e-4, 100, 0.4
-_WEIGHT_DECAY, _MAX_GRADIENT = 0.05, 1.0
+NAMING_STEPS, _NAMING_SHARE = 1000, 0.3
+_PEAK_RATES, _WARM_UP, _DECAY_SHARE = (5e-3, 8e-4), 100, 0.5
+_MAX_GRADIENT = 1.0
 _SAVE_EVERY, _MARK_EVERY, _LOG_EVERY = 100, 200, 20
 _MARKED_PICTURES = 128
 
@@ -90,7 +91,8 @@ class Trainer:
         self._head = NamingHead(4 * config.vision.hidden_size)
         self._named = [*self._model.named_parameters(), *self._head.named_parameters()]
         self._masters = [parameter.detach().clone() for _, parameter in self._named]
-        self._optimizer = _optimizer([name for name, _ in self._named], self._masters)
+        names = [name for name, _ in self._named]
+        self._optimizer = Optimizer(list(zip(names, self._masters, strict=True)), _PEAK_RATES)
         self.step = self._resume()
         self._model.bfloat16()
         self._head.bfloat16()
@@ -100,8 +102,6 @@ class Trainer:
 
     def update(self, rng: random.Random, step: int, steps: int, num_rows: int) -> float:
         """One step on so many rows of this process's own. Returns their loss."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = _rate(step, steps)
         if step < NAMING_STEPS:
             rows = [self._builder.seen_only(rng, TRAINING) for _ in range(2 * num_rows)]
             seen, names = self._see(rows)
@@ -113,7 +113,7 @@ class Trainer:
             loss = F.cross_entropy(logits, batch.targets)
             loss = loss + _NAMING_SHARE * self._head.loss(seen, torch.cat(batch.names))
         loss.backward()  # type: ignore[no-untyped-call]
-        self._descend()
+        self._descend(_share_of_rate(step, steps))
         return loss.item()
 
     def _see(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ class Trainer:
         names = torch.cat([row.names for row in rows if row.names is not None])
         return dense.see(self._model, pictures), names
 
-    def _descend(self) -> None:
+    def _descend(self, share_of_rate: float) -> None:
         # The tower's last layer, which the model does not use, gets no gradient.
         pairs = zip(self._named, self._masters, strict=True)
         gradients = [(p.grad.float(), master) for (_, p), master in pairs if p.grad is not None]
@@ -132,8 +132,7 @@ class Trainer:
         for (_, master), piece in zip(gradients, pieces, strict=True):
             master.grad = piece.view_as(master)
         torch.nn.utils.clip_grad_norm_(self._masters, _MAX_GRADIENT)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.step(share_of_rate)
         for _, parameter in self._named:
             parameter.grad = None
         self._copy()
@@ -192,26 +191,9 @@ def rows_of(builder: RowBuilder, rng: random.Random, style: Style, count: int) -
     return [*rows, builder.talk_row(rng, style)]
 
 
-def _is_matrix(name: str, value: Tensor) -> bool:
-    return value.dim() == 2 and not name.endswith(
-        ("embed_tokens.weight", "position_embedding.weight")
-    )
-
-
-def _optimizer(names: list[str], masters: list[Tensor]) -> torch.optim.AdamW:
-    """Weight decay for what multiplies, and for nothing else."""
-    decayed = [m for n, m in zip(names, masters, strict=True) if _is_matrix(n, m)]
-    kept = [m for n, m in zip(names, masters, strict=True) if not _is_matrix(n, m)]
-    groups = [
-        {"params": decayed, "weight_decay": _WEIGHT_DECAY},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=_PEAK_RATE, betas=(0.9, 0.98), fused=True)
-
-
-def _rate(step: int, steps: int) -> float:
+def _share_of_rate(step: int, steps: int) -> float:
     """Up and level for the names; up, level and down to nothing for the answers."""
     if step < NAMING_STEPS:
-        return _PEAK_RATE * min(1.0, (step + 1) / _WARM_UP)
+        return min(1.0, (step + 1) / _WARM_UP)
     left = (steps - step) / (_DECAY_SHARE * (steps - NAMING_STEPS))
-    return _PEAK_RATE * min(1.0, (step + 1 - NAMING_STEPS) / _WARM_UP, left)
+    return min(1.0, (step + 1 - NAMING_STEPS) / _WARM_UP, left)
