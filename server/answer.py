@@ -47,6 +47,7 @@ async def answer_chat(
     """
     completion = await begin(chat, request, engine, processor)
     if chat.stream:
-        return EventStream(completion_events(completion, engine, usage))
+        events = completion_events(completion, engine, usage, has_timings=chat.includes_timings)
+        return EventStream(events)
     whole = await unless_client_leaves(request, whole_completion(completion, engine))
     return AsciiJSONResponse(whole)

@@ -123,6 +123,7 @@ class ResponseFormat(Wire):
 
 class StreamOptions(Wire):
     include_usage: Flag | None = None
+    include_timings: Flag | None = None
 
 
 class ChatCompletionsRequest(Parameters):
@@ -136,7 +137,8 @@ class ChatCompletionsRequest(Parameters):
     stream_options: StreamOptions | None = Field(
         None,
         description="Extra parameter. On OpenAI's routes include_usage asks for a last event with "
-        "the usage; on Azure's the last event carries it anyway.",
+        "the usage; on Azure's the last event carries it anyway. include_timings adds timings_ms "
+        "to the last event: milliseconds of each stage, as server-timing names them.",
     )
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = Field(None, json_schema_extra=_NO_ITEMS)
@@ -150,6 +152,10 @@ class ChatCompletionsRequest(Parameters):
     @property
     def includes_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def includes_timings(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_timings)
 
 
 class TaskParameters(Parameters):

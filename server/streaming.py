@@ -69,9 +69,14 @@ class EventStream(StreamingResponse):
 
 
 async def completion_events(
-    completion: Completion, engine: EngineClient, usage: UsagePlace = UsagePlace.LAST_CHUNK
+    completion: Completion,
+    engine: EngineClient,
+    usage: UsagePlace = UsagePlace.LAST_CHUNK,
+    *,
+    has_timings: bool = False,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of one completion: role, text, the finish, the usage, `[DONE]`."""
+    """The events of one completion: role, text, the finish, the usage, `[DONE]`. has_timings: the
+    last one before that tells how long each stage took, too."""
     head = _head(completion)
     if usage is UsagePlace.OWN_CHUNK:
         head["usage"] = None
@@ -84,6 +89,8 @@ async def completion_events(
                 if delta.finish_reason is not None:
                     if usage is UsagePlace.LAST_CHUNK:
                         head["usage"] = completion.usage
+                    if has_timings and usage is not UsagePlace.OWN_CHUNK:
+                        head["timings_ms"] = completion.record.milliseconds()
                     yield _chunk(head, {"content": ""}, finish=delta)
     except Exception as error:
         logger.warning("request %s failed: %s", completion.id, type(error).__name__)
@@ -91,7 +98,8 @@ async def completion_events(
         yield _event({**_head(completion), "choices": [], "error": body["error"]})
         raise StreamBrokenError from error
     if usage is UsagePlace.OWN_CHUNK:
-        yield _event({**head, "choices": [], "usage": completion.usage})
+        timings = {"timings_ms": completion.record.milliseconds()} if has_timings else {}
+        yield _event({**head, "choices": [], "usage": completion.usage, **timings})
     yield _DONE
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from .event_streams import EventStream
 from .pictures import data_url, plain_png
 from .running_server import RunningServer, ready_server, user, wait_until
 
@@ -68,6 +69,27 @@ def test_the_answer_tells_its_stages_in_server_timing(demo: RunningServer) -> No
     streamed = demo.ask("hi", max_tokens=2, stream=True).headers["server-timing"]
     assert streamed.startswith("validate;dur="), "what is over when the first byte leaves"
     assert "server-timing" not in demo.get("/info").headers
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ("/chat/completions", {}),
+        ("/v1/chat/completions", {}),
+        ("/v1/chat/completions", {"include_usage": True}),
+    ],
+)
+def test_a_stream_tells_its_timings_at_its_end_if_asked_to(
+    demo: RunningServer, path: str, options: dict[str, bool]
+) -> None:
+    body = {"messages": [user("hi")], "max_tokens": 3, "stream": True}
+    body["stream_options"] = {"include_timings": True, **options}
+    with demo.client(headers={"extra-parameters": "pass-through"}) as client:
+        *others, last = EventStream(client.post(path, json=body).content).chunks
+        assert all("timings_ms" not in event for event in others)
+        assert last["timings_ms"].keys() == {"validate", "tokenize", "queue", "prefill", "decode"}
+        body["stream_options"] = options
+        assert "timings_ms" not in client.post(path, json=body).text
 
 
 def test_prompts_are_logged_where_that_is_asked_for_and_pictures_as_a_hash(
