@@ -17,6 +17,7 @@ class Card:
     model that is not on the hub. images_per_turn, images_kept: the most images one message may
     carry, and how many of a conversation, counted from its end, reach the model.
     unsupported: request features answered with 422 `parameter_not_supported`.
+    notice: what whoever uses it must know, shown wherever the model is named.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Card:
     top_p: float
     max_tokens: int
     unsupported: frozenset[str]
+    notice: str | None
 
 
 def card_ids() -> list[str]:
@@ -61,6 +63,7 @@ def load_card(card_id: str) -> Card:
         top_p=sampling["top_p"],
         max_tokens=sampling["max_tokens"],
         unsupported=frozenset(fields["limits"]["unsupported"]),
+        notice=fields.get("notice"),
     )
 
 

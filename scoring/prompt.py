@@ -75,7 +75,7 @@ class PromptBuilder:
     ) -> None:
         backend = tokenizer.backend_tokenizer
         self._plain = _without_control_tokens(backend)
-        self._vision = vision
+        self.vision = vision
         self._images_kept = card.images_kept
         self._bos, self._end = _token_id(backend, "<s>"), _token_id(backend, "<|end|>")
         self._roles = {role: _token_id(backend, f"<|{role}|>") for role in ("user", "assistant")}
@@ -97,8 +97,8 @@ class PromptBuilder:
             role = self._roles[message.role]
             token_ids.append(role)
             for image in message.images[dropped:]:
-                num_crops = image.num_crops or self._vision.num_crops
-                picture = to_hd_picture(image.image, replace(self._vision, num_crops=num_crops))
+                num_crops = image.num_crops or self.vision.num_crops
+                picture = to_hd_picture(image.image, replace(self.vision, num_crops=num_crops))
                 token_ids += self._encode("\n")
                 spans.append(ImageSpan(picture, len(token_ids)))
                 token_ids += [-len(spans)] * picture.num_tokens

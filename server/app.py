@@ -33,7 +33,7 @@ from .metrics import Metrics
 from .observer import Observer
 from .quotas import QuotaGuard, Quotas
 from .request_ids import RequestIds
-from .routes import chat, documents, health, info, metrics_page, openai, score
+from .routes import chat, documents, health, info, metrics_page, openai, playground, score
 from .settings import Settings
 from .streaming import ClientLeftError
 from .tracing import make_tracer
@@ -87,6 +87,9 @@ def create_app(
         redirect_slashes=False,
     )
     _include_routes(app)
+    app.state.has_playground = settings.playground
+    if settings.playground:
+        app.include_router(playground.router)
     app.add_exception_handler(errors.APIError, errors.on_error)
     app.add_exception_handler(ScoringError, errors.on_error)
     app.add_exception_handler(RequestValidationError, errors.on_validation_error)

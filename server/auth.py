@@ -6,6 +6,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from . import playground_files
 from .entra import EntraTokens, KeysUnavailableError, RightsError, TokenError
 from .errors import (
     ForbiddenError,
@@ -18,7 +19,8 @@ from .keys import KeyRing
 
 logger = logging.getLogger(__name__)
 
-PUBLIC_PATHS = frozenset({"/", "/health/live", "/health/ready"})
+PROBE_PATHS = frozenset({"/", "/health/live", "/health/ready"})
+PUBLIC_PATHS = PROBE_PATHS | playground_files.PATHS
 _LOG_EVERY_S = 1.0
 
 

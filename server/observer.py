@@ -7,7 +7,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .auth import PUBLIC_PATHS
+from .auth import PROBE_PATHS
 from .metrics import METRICS_PATH, Metrics
 from .request_record import CLIENT_LEFT, RequestRecord
 from .tracing import Tracer
@@ -15,7 +15,7 @@ from .tracing import Tracer
 logger = logging.getLogger(__name__)
 
 # Asked every few seconds, for ever.
-_UNOBSERVED = PUBLIC_PATHS | {METRICS_PATH}
+_UNOBSERVED = PROBE_PATHS | {METRICS_PATH}
 _CLIENT_LEFT_STATUS = 499
 
 

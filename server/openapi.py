@@ -53,6 +53,7 @@ class Info(_Answer):
     model_name: str
     model_type: Literal["chat-completions"]
     model_provider_name: str
+    notice: str = Field("", description="There only where the model is a demo.")
 
 
 class TokenLogprob(_Answer):

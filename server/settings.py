@@ -93,6 +93,9 @@ class Settings(TelemetrySettings, ImageSettings, LimitSettings, AccessSettings):
     engine_process: bool = Field(
         True, description="Run the engine in a process of its own, beside the one that answers."
     )
+    playground: bool = Field(
+        True, description="Show a page at /playground, and to browsers at /, to try the model on."
+    )
     data_parallel: int = Field(
         1,
         ge=1,

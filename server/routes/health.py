@@ -1,7 +1,7 @@
 """Probes. Those that platforms ask are public and cheap, and never wait for the engine."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from scoring.engine_client import EngineClient, EngineState
 
@@ -9,15 +9,19 @@ from ..canary import Canary
 from ..drain import Drain
 from ..json_response import AsciiJSONResponse
 from ..loading import Loading, loaded_percent, loading_stage
+from ..playground_files import PAGE_PATH
 from .deps import EngineDep
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-async def root() -> Response:
-    """What Azure ML's own inference server answers here."""
-    return PlainTextResponse("Healthy")
+async def root(request: Request) -> Response:
+    """What Azure ML's own inference server answers here; a browser gets to the playground."""
+    if request.app.state.has_playground and "text/html" in request.headers.get("accept", ""):
+        # Relative, for whoever comes by a prefix that a proxy took off.
+        return RedirectResponse(PAGE_PATH.removeprefix("/"), headers={"Vary": "Accept"})
+    return PlainTextResponse("Healthy", headers={"Vary": "Accept"})
 
 
 @router.get("/health/live")

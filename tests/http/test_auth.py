@@ -17,7 +17,7 @@ from .parrot import Parrot, parrot_server
 from .raw_http import exchange
 from .running_server import Endpoint, RunningServer, assert_well, user, wait_until
 
-PUBLIC = {"/", "/health/live", "/health/ready"}
+PUBLIC = {"/", "/health/live", "/health/ready", "/playground"}
 CHAT = {"messages": [user("hi")], "max_tokens": 1}
 
 
@@ -91,12 +91,12 @@ def test_a_key_in_the_address_is_none(small: RunningServer) -> None:
     assert_error(send(small, {}, f"/info?api-key={KEY}&key={KEY}"), 401)
 
 
-def test_probes_need_no_key(small: RunningServer) -> None:
+def test_probes_and_the_playground_need_no_key(small: RunningServer) -> None:
     for path in PUBLIC:
         assert send(small, {}, path).status_code == 200
 
 
-def test_every_route_but_the_probes_needs_the_key(small: RunningServer) -> None:
+def test_every_route_but_the_public_ones_needs_the_key(small: RunningServer) -> None:
     """The list of public paths is written out here: a new route is private until it is too."""
     app = create_app(Settings(api_key=KEY), None, None, None)  # type: ignore[arg-type]
     paths = {context.path for context in iter_route_contexts(app.routes)}

@@ -36,5 +36,15 @@ def evaluate(
         typer.echo(line)
 
 
+@app.command()
+def samples(
+    directory: Annotated[Path, typer.Argument()] = Path("server/playground"),
+) -> None:
+    """Draw the playground's sample pictures."""
+    from .samples import write_samples
+
+    write_samples(directory)
+
+
 if __name__ == "__main__":
     app()
