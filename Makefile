@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image image-test lock demo-train demo-eval clean
+.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image image-test lock docs demo-train demo-eval clean
 
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -59,6 +59,10 @@ image-test: wheel
 # The image's requirements anew, from pyproject.toml and constraints.txt; with Python 3.11, as there.
 lock:
 	$(PYTHON) tools/lock_requirements.py
+
+# The documentation as a site, in build/site.
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --quiet --site-dir build/site
 
 # A demo model, on two cores in about two hours. The state in DEMO_STATE lets an interrupted run go
 # on; the checkpoint is in its folder demo. None is served yet: what was trained so far reads nothing.

@@ -1,6 +1,6 @@
-"""The README's table of settings, made from the settings themselves.
+"""The documentation's table of settings, made from the settings themselves.
 
-`python -m tests.settings_table` writes it; test_readme.py fails while it is out of date.
+`python -m tests.settings_table` writes it; test_documentation.py fails while it is out of date.
 """
 
 import re
@@ -14,7 +14,7 @@ from server.limit_settings import LimitSettings
 from server.settings import Settings
 from server.telemetry_settings import TelemetrySettings
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 # Every setting stands in one: a test compares.
 _GROUPS = {
     "The server and its engine:": Settings,
@@ -27,7 +27,7 @@ _REGION = re.compile(r"(<!-- settings:.*?-->\n).*?(<!-- /settings -->)", re.DOTA
 
 
 def with_current_table(text: str) -> str:
-    """The README's text with the table as it should be."""
+    """The page's text with the table as it should be."""
     tables = "\n".join(f"{title}\n\n{_table(group)}" for title, group in _GROUPS.items())
     return _REGION.sub(lambda match: match[1] + tables + match[2], text)
 
@@ -43,4 +43,4 @@ def _table(group: type[BaseModel]) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_current_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_current_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

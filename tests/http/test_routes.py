@@ -165,5 +165,7 @@ def test_a_404_lists_the_routes_there_are(demo: RunningServer, path: str) -> Non
     assert "canary" not in error["message"]
     for route in listed:  # they are there indeed
         method, _, at = route.partition(" ")
-        assert demo.request(method, at.format(deployment="x", model="x", name="x")).status_code != 405
+        assert (
+            demo.request(method, at.format(deployment="x", model="x", name="x")).status_code != 405
+        )
     assert_well(demo)
