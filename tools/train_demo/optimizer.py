@@ -7,6 +7,7 @@ momentum's nearest orthogonal matrix, found by Newton and Schulz's iteration.
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 _MOMENTUM, _WEIGHT_DECAY, _ITERATIONS = 0.95, 0.05, 5
@@ -37,15 +38,24 @@ class Optimizer:
             group["lr"] = rest_rate
         self._adam.step()
         self._adam.zero_grad()
-        for (name, value), momentum in zip(self._matrices, self._momenta, strict=True):
+        updates = [torch.zeros_like(value) for _, value in self._matrices]
+        for number, (name, value) in enumerate(self._matrices):
             if value.grad is None:
                 continue
-            momentum.mul_(_MOMENTUM).add_(value.grad)
+            momentum = self._momenta[number].mul_(_MOMENTUM).add_(value.grad)
             ahead = value.grad.add(momentum, alpha=_MOMENTUM)
             value.grad = None
-            stacked = next((n for ending, n in _STACKED.items() if name.endswith(ending)), 1)
-            update = torch.cat([_orthogonal(part) for part in ahead.chunk(stacked)])
-            value.mul_(1 - matrix_rate * _WEIGHT_DECAY).add_(update, alpha=-matrix_rate)
+            # Each process finds a share of the updates, and gets the others' below.
+            if number % dist.get_world_size() == dist.get_rank():
+                stacked = next((n for ending, n in _STACKED.items() if name.endswith(ending)), 1)
+                parts = [_orthogonal(part) for part in ahead.chunk(stacked)]
+                updates[number] = torch.cat(parts)
+        together = torch.cat([update.flatten() for update in updates])
+        dist.all_reduce(together)
+        pieces = torch.split(together, [value.numel() for _, value in self._matrices])
+        for (_, value), piece in zip(self._matrices, pieces, strict=True):
+            value.mul_(1 - matrix_rate * _WEIGHT_DECAY)
+            value.add_(piece.view_as(value), alpha=-matrix_rate)
 
     def state_dict(self) -> dict[str, Any]:
         return {"adam": self._adam.state_dict(), "momenta": self._momenta}
