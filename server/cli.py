@@ -1,4 +1,4 @@
-"""The command line: `phi3v serve`, `chat`, `doctor`, `download` and `version`."""
+"""The command line: `phi3v serve`, `chat`, `batch`, `doctor`, `download` and `version`."""
 
 import inspect
 import logging
@@ -15,6 +15,7 @@ from model_config import ModelConfigError
 from scoring.errors import CheckpointError, ScoringError
 from scoring.logs import configure_logging
 
+from .batch.command import batch
 from .chat.command import chat
 from .config_report import config_report
 from .settings import Settings, SettingsError, load_settings
@@ -94,6 +95,7 @@ _with_settings(
 )
 _with_settings(doctor, _option("json", bool, False, "Print findings as JSON."))
 app.command()(chat)
+app.command()(batch)
 
 
 @app.command()
