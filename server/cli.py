@@ -1,4 +1,4 @@
-"""The command line: `phi3v serve`, `doctor`, `download` and `version`."""
+"""The command line: `phi3v serve`, `chat`, `batch`, `doctor`, `download` and `version`."""
 
 import inspect
 import logging
@@ -15,6 +15,8 @@ from model_config import ModelConfigError
 from scoring.errors import CheckpointError, ScoringError
 from scoring.logs import configure_logging
 
+from .batch.command import batch
+from .chat.command import chat
 from .config_report import config_report
 from .settings import Settings, SettingsError, load_settings
 from .standard_streams import open_standard_streams
@@ -92,6 +94,8 @@ _with_settings(
     _option("print_config", bool, False, "Do not serve; print every setting and its origin."),
 )
 _with_settings(doctor, _option("json", bool, False, "Print findings as JSON."))
+app.command()(chat)
+app.command()(batch)
 
 
 @app.command()

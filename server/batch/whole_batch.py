@@ -1,0 +1,118 @@
+"""A batch from file to file, at a server that runs or one of its own."""
+
+import asyncio
+import os
+import signal
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..client.endpoint import Endpoint, to_endpoint
+from ..client.errors import ClientError
+from ..client.readiness import served_model, wait_until_ready
+from ..settings import load_settings
+from .batch_input import read_batch
+from .batch_run import BatchRun
+from .own_server import own_server
+from .progress import BatchProgress
+from .result_file import ResultFile
+from .sender import RetryPolicy, Sender
+
+# What a server runs at once unless it is told otherwise (--max-num-seqs).
+_CONCURRENCY = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """counts: for the user. signal: what ended it early, if anything did."""
+
+    counts: str
+    num_failed: int
+    signal: signal.Signals | None
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Both files, open."""
+
+    lines: BinaryIO
+    folder: Path  # of the input
+    results: ResultFile
+
+
+def run_at(
+    input_file: Path,
+    output_file: Path,
+    restart: bool,
+    url: str,
+    key: str | None,
+    ca_file: Path | None,
+    concurrency: int | None,
+    timeout_s: float,
+) -> Outcome:
+    """At a server that runs. Raises ClientError where that cannot begin, or not go on."""
+    endpoint = to_endpoint(url, key, ca_file)
+    with _opened(input_file, output_file, restart) as (files, progress):
+        served_model(endpoint)  # whether it is there, and the key is right
+        wait_until_ready(endpoint, progress.say)
+        return _run(files, progress, endpoint, concurrency or _CONCURRENCY, timeout_s)
+
+
+def run_by_itself(
+    input_file: Path,
+    output_file: Path,
+    restart: bool,
+    model: str | None,
+    config: Path | None,
+    environ: Mapping[str, str],
+    concurrency: int | None,
+    timeout_s: float,
+) -> Outcome:
+    """At a server of its own. Raises ClientError as run_at, and SettingsError."""
+    settings = load_settings({"model": model}, environ, config)
+    room = settings.max_num_seqs * settings.data_parallel
+    flags = [] if model is None else ["--model", model]
+    flags += [] if config is None else ["--config", str(config)]
+    with (
+        _opened(input_file, output_file, restart) as (files, progress),
+        own_server(flags, environ, progress.say) as endpoint,
+    ):
+        return _run(files, progress, endpoint, concurrency or room, timeout_s)
+
+
+@contextmanager
+def _opened(
+    input_file: Path, output_file: Path, restart: bool
+) -> Iterator[tuple[_Files, BatchProgress]]:
+    try:
+        lines = input_file.open("rb")
+    except OSError as error:
+        raise ClientError(f"{input_file} cannot be read: {error.strerror}") from error
+    with lines:
+        found = os.fstat(lines.fileno())
+        if output_file.exists() and os.path.samestat(found, output_file.stat()):
+            raise ClientError(f"{output_file} is the input; answers need a file of their own")
+        num_bytes = found.st_size if stat.S_ISREG(found.st_mode) else None
+        with (
+            ResultFile(output_file, restart=restart) as results,
+            BatchProgress(num_bytes) as progress,
+        ):
+            yield _Files(lines, input_file.parent, results), progress
+
+
+def _run(
+    files: _Files, progress: BatchProgress, endpoint: Endpoint, concurrency: int, timeout_s: float
+) -> Outcome:
+    async def run() -> signal.Signals | None:
+        async with endpoint.async_client(timeout_s, concurrency + 1) as client:
+            sender = Sender(client, endpoint.url, files.folder, RetryPolicy(), progress.say)
+            lines = read_batch(files.lines, files.results.answered)
+            batch = BatchRun(lines, sender, files.results, progress, concurrency)
+            await batch.run()
+            return batch.signal
+
+    ended_by = asyncio.run(run())
+    return Outcome(progress.counts, progress.num_failed, ended_by)

@@ -1,0 +1,1 @@
+"""`phi3v chat`: a conversation in a terminal, or one answer in a pipe."""
