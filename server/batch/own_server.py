@@ -14,7 +14,7 @@ from ..client.endpoint import Endpoint
 from ..client.errors import NoServerError
 from ..client.readiness import wait_until_ready
 
-_LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
+_LISTENING = re.compile(r"listening on (https?://127\.0\.0\.1:\d+)")
 _LISTENS = ("--host", "127.0.0.1", "--port", "0")
 _LOGS = ("--log-format", "json", "--log-level", "info")
 # A batch has the server for itself and sends no more than it takes: its last answers are there when
@@ -66,11 +66,16 @@ class _Log:
         self._reader.start()
 
     def wait_for_address(self) -> str:
-        """Raises NoServerError if the server ends before it has one."""
+        """Raises NoServerError if the server ends before it has one, or speaks https."""
         self._has_address_or_ended.wait()
         if self._address is None:
             self._process.wait()
             raise NoServerError("it never listened")
+        if self._address.startswith("https:"):
+            raise NoServerError(
+                "the batch's own server would speak https, with a certificate for another name: "
+                "leave tls_cert and tls_key out of the settings file"
+            )
         return self._address
 
     def check_alive(self) -> None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import trustme
 
 from ..http.parrot import Parrot, ParrotServer, parrot_server
 from ..http.pictures import data_url, plain_png
@@ -157,6 +158,15 @@ def test_a_batch_that_cannot_run_is_exit_code_2(
     assert_not_run(run_batch(file, out, "--url", "http://127.0.0.1:1"), "no server answers")
     assert_not_run(run_batch(file, out, *known, "--model", "m"), "--url names one")
     assert_not_run(run_batch(file, out, "--model", str(tmp_path / "no")), "own server has ended: ")
+    issued = trustme.CA().issue_cert("phi.example")
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    files = {name: str(tmp_path / f"{name[4:]}.pem") for name in ("tls_cert", "tls_key")}
+    settings = tmp_path / "settings.toml"
+    settings.write_text("".join(f"{name} = {json.dumps(path)}\n" for name, path in files.items()))
+    assert_not_run(
+        run_batch(file, out, "--config", str(settings)), "leave tls_cert and tls_key out"
+    )
 
 
 def test_a_file_that_is_no_batch_output_stays_as_it_is(

@@ -36,7 +36,7 @@ _DESCRIBE = (
 
 def draw_one(rng: random.Random, style: Style) -> Drawing:
     """A drawing; its description, as an exchange, is the last one."""
-    drawing = rng.choices(_SORTS, (36, 36, 28))[0](rng, style)
+    drawing = rng.choices(_SORTS, (30, 45, 25))[0](rng, style)
     question = rng.choice(_DESCRIBE)
     drawing.exchanges.append(Exchange(question, drawing.description, "description"))
     return drawing

@@ -35,8 +35,7 @@ def lettering_drawing(rng: random.Random, style: Style) -> Drawing:
 
 def _word(rng: random.Random, style: Style) -> str:
     invented = style.invented_words and rng.random() < 0.6
-    word = invented_word(rng) if invented else rng.choice(style.words)
-    return rng.choices((word.upper(), word.capitalize(), word), (70, 15, 15))[0]
+    return (invented_word(rng) if invented else rng.choice(style.words)).upper()
 
 
 def _number(rng: random.Random) -> str:
