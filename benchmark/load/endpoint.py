@@ -75,6 +75,8 @@ def find_endpoint(
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise EndpointError(f"--url {url} is not an address of the form http://host:port")
+    if "@" in address.netloc:
+        raise EndpointError("--url holds a user name or password; a key goes into --key")
     style = style or _style(url, api_key)
     chat = chat_url(url, style)
     if style == "openai" and model is None:

@@ -45,20 +45,21 @@ class Talk:
         """A conversation's next turn follows its last answer at once."""
         budget = itertools.count() if stop.num_requests is None else range(stop.num_requests)
         tickets = iter(budget)
+        firsts = await asyncio.gather(*(self._prepare() for _ in range(concurrency)))
         end = time.perf_counter() + (stop.duration_s or float("inf"))
 
         def may_ask() -> bool:
             return time.perf_counter() < end and next(tickets, None) is not None
 
-        async def caller() -> None:
-            upcoming = self._prepare()
+        async def caller(conversation: Conversation) -> None:
             while True:
-                conversation, upcoming = await upcoming, self._prepare()
-                if not await self._hold(conversation, may_ask):
-                    await upcoming
+                upcoming = self._prepare()
+                may_go_on = await self._hold(conversation, may_ask)
+                conversation = await upcoming
+                if not may_go_on:
                     return
 
-        await asyncio.gather(*(caller() for _ in range(concurrency)))
+        await asyncio.gather(*map(caller, firsts))
 
     async def open_loop(self, rate: float, stop: Stop) -> None:
         """Poisson arrivals of conversations, rate of them per second, from the workload's seed."""
@@ -101,11 +102,11 @@ class Talk:
 
 def arrivals(rate: float, stop: Stop, seed: int) -> Iterator[float]:
     """Seconds from the start at which conversations arrive: a Poisson process, whose gaps are
-    exponentially distributed with a mean of 1/rate."""
+    exponentially distributed with a mean of 1/rate. The first arrives at once."""
     choose = random.Random(f"{seed} arrivals")
     now = 0.0
     for number in itertools.count():
-        now += choose.expovariate(rate)
         if now > (stop.duration_s or float("inf")) or number == stop.num_requests:
             return
         yield now
+        now += choose.expovariate(rate)
