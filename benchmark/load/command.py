@@ -160,20 +160,16 @@ def _arguments(context: typer.Context) -> dict[str, Any]:
 
 
 def _measure(plan: Plan, directory: Path, arguments: dict[str, Any]) -> None:
-    was_interrupted = False
+    headroom, was_interrupted = None, False
     with TerminalProgress() as progress:
         run = Run(plan, progress)
         try:
             asyncio.run(run.measure())
+            headroom = measure_headroom(run.levels, plan.workload, plan.endpoint, _HEADROOM_S)
         except KeyboardInterrupt:
             was_interrupted = True
     if was_interrupted and not run.levels:
         raise typer.Exit(_INTERRUPTED)
-    headroom = (
-        None
-        if was_interrupted
-        else measure_headroom(run.levels, plan.workload, plan.endpoint, _HEADROOM_S)
-    )
     document = to_document(plan, run, headroom, arguments, was_interrupted=was_interrupted)
     save_document(document, directory / "report.json")
     drawn = _charts({"": document}, directory)

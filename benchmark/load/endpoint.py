@@ -1,5 +1,6 @@
 """Where chats are posted, in Azure's style or OpenAI's, and how to tell which an address speaks."""
 
+import ssl
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit, urlunsplit
@@ -125,7 +126,14 @@ def _get(url: str, api_key: str | None) -> dict[str, Any]:
     import httpx
 
     try:
-        response = httpx.get(url, headers=_key_headers(api_key), timeout=_PROBE_TIMEOUT_S)
+        # As the load's own client connects: by no proxy.
+        response = httpx.get(
+            url,
+            headers=_key_headers(api_key),
+            timeout=_PROBE_TIMEOUT_S,
+            trust_env=False,
+            verify=ssl.create_default_context(),
+        )
         found = response.json() if response.status_code == httpx.codes.OK else {}
     except httpx.HTTPError as error:
         raise EndpointError(f"{url} cannot be reached: {error}") from error

@@ -80,7 +80,7 @@ class HttpResponse:
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             self._expects = _Expects.SIZE
         elif "content-length" in self.headers:
-            self._num_left = int(self.headers["content-length"])
+            self._num_left = _size(self.headers["content-length"], 10)
             self._expects = _Expects.LENGTH if self._num_left else _Expects.NOTHING
         else:
             self._expects = _Expects.CLOSE
@@ -110,9 +110,16 @@ class HttpResponse:
             if self._expects is _Expects.TRAILER:
                 if not line:
                     self._expects = _Expects.NOTHING
-            elif size := int(line.partition(b";")[0], 16):
+            elif size := _size(line.partition(b";")[0], 16):
                 self._num_left = size + 2
                 self._expects = _Expects.CHUNK
             else:
                 self._expects = _Expects.TRAILER
         return b"".join(body)
+
+
+def _size(digits: str | bytes, base: int) -> int:
+    size = int(digits, base)
+    if size < 0:
+        raise ValueError("a size of the answer is less than nothing")
+    return size

@@ -40,9 +40,11 @@ def test_a_connection_is_kept_unless_the_response_says_otherwise():
         b"HTTP/1.1 fine\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 2000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
     ],
-    ids=["ssh", "no status", "no size", "endless size", "endless head"],
+    ids=["ssh", "no status", "no size", "endless size", "-5", "-1", "endless head"],
 )
 def test_what_is_not_http_is_a_value_error(stream):
     with pytest.raises(ValueError):  # noqa: PT011 - int's own, too
