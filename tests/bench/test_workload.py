@@ -6,12 +6,18 @@ import io
 import pytest
 from PIL import Image
 
-from benchmark.load.workload import Workload
+from benchmark.load.workload import Conversation, Workload
 
 
 def make(mix: str, seed: int = 1, **sizes: int) -> Workload:
     chosen = {"prompt_tokens": 64, "max_tokens": 8, "turns": 3, "image_px": 96, **sizes}
     return Workload(mix, seed=seed, **chosen)
+
+
+def picture_of(conversation: Conversation) -> Image.Image:
+    image, _ = conversation.contents[0]
+    data = base64.b64decode(image["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
+    return Image.open(io.BytesIO(data))
 
 
 def test_the_same_seed_and_number_is_the_same_conversation():
@@ -22,10 +28,19 @@ def test_the_same_seed_and_number_is_the_same_conversation():
 
 
 def test_conversations_differ_from_their_first_word():
-    """So no prefix cache knows them."""
-    first = [str(make("text").conversation(number).contents[0]).split()[0] for number in range(50)]
+    """So no prefix cache knows them; and in what follows, too."""
+    texts = [str(make("text").conversation(number).contents[0]).split() for number in range(50)]
 
-    assert len(set(first)) == 50
+    assert len({words[0] for words in texts}) == 50
+    assert len({" ".join(words[1:]) for words in texts}) == 50
+
+
+def test_pictures_differ_from_their_first_pixel_on():
+    corners = {
+        picture_of(make("image").conversation(number)).getpixel((0, 0)) for number in range(9)
+    }
+
+    assert len(corners) == 9
 
 
 @pytest.mark.parametrize("num_tokens", [32, 125, 1000])
@@ -36,14 +51,12 @@ def test_prompts_are_about_as_long_as_asked_for(num_tokens):
 
 
 def test_a_picture_is_a_drawing_of_the_size_asked_for():
-    (content,) = make("image").conversation(7).contents
-    image, text = content
-    data = base64.b64decode(image["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
-    picture = Image.open(io.BytesIO(data))
+    conversation = make("image").conversation(7)
+    picture = picture_of(conversation)
 
     assert (picture.size, picture.format) == ((96, 96), "JPEG")
     assert len(picture.convert("RGB").getcolors(96 * 96) or ()) > 100
-    assert text["type"] == "text"
+    assert [part["type"] for part in conversation.contents[0]] == ["image_url", "text"]
 
 
 def test_the_mixed_load_has_a_third_of_each_kind():
