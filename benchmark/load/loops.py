@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .answer import Answer
 from .client import Client
+from .overhead import Overhead
 from .workload import Conversation, Workload
 
 OnAnswer = Callable[[Answer], None]
@@ -25,9 +26,10 @@ class Stop:
 
 
 class Talk:
-    """Holds conversations with one endpoint, and keeps every answer, failed ones too.
+    """Holds conversations with one endpoint in one loop, and keeps every answer, failed ones too.
 
-    numbers: of the conversations of the workload, in the order of asking.
+    numbers: of the conversations of the workload, in the order of asking. max_running: most
+    requests at a time. overhead: what the loop cost, but for what was made before it began.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Talk:
     ) -> None:
         self.answers: list[Answer] = []
         self.max_running = 0
+        self.overhead = Overhead()
         self._client = client
         self._workload = workload
         self._numbers = numbers
@@ -59,7 +62,8 @@ class Talk:
                 if not may_go_on:
                     return
 
-        await asyncio.gather(*map(caller, firsts))
+        async with self.overhead:
+            await asyncio.gather(*map(caller, firsts))
 
     async def open_loop(self, rate: float, stop: Stop) -> None:
         """Poisson arrivals of conversations, rate of them per second, from the workload's seed."""
@@ -68,11 +72,12 @@ class Talk:
         conversations = [await self._prepare() for _ in times]
         start = time.perf_counter()
         asked: list[asyncio.Task[bool]] = []
-        for due, conversation in zip(times, conversations, strict=True):
-            await asyncio.sleep(max(start + due - time.perf_counter(), 0.0))
-            late_s = time.perf_counter() - start - due
-            asked.append(asyncio.create_task(self._hold(conversation, lambda: True, late_s)))
-        await asyncio.gather(*asked)
+        async with self.overhead:
+            for due, conversation in zip(times, conversations, strict=True):
+                await asyncio.sleep(max(start + due - time.perf_counter(), 0.0))
+                late_s = time.perf_counter() - start - due
+                asked.append(asyncio.create_task(self._hold(conversation, lambda: True, late_s)))
+            await asyncio.gather(*asked)
 
     def _prepare(self) -> "asyncio.Future[Conversation]":
         """The next conversation, made in a thread while others are being answered."""

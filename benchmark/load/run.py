@@ -10,7 +10,6 @@ from .client import Client
 from .endpoint import Endpoint
 from .limits import DeviceRates, ModelSize, OfLimit, of_limit
 from .loops import Stop, Talk
-from .overhead import Overhead
 from .summary import Percentiles, Slo, Summary, summarize
 from .workload import Workload
 
@@ -104,14 +103,12 @@ class Run:
             for load in self._plan.loads:
                 await self._warm_up(client, load)
                 level = Level(load)
-                for number in range(self._plan.rounds):
-                    of = (
-                        f", round {number + 1}/{self._plan.rounds}" if self._plan.rounds > 1 else ""
-                    )
-                    self._progress.begin(f"{load}{of}", self._plan.stop)
+                for number in range(1, self._plan.rounds + 1):
+                    of_rounds = f", round {number}" if self._plan.rounds > 1 else ""
+                    self._progress.begin(f"{load}{of_rounds}", self._plan.stop)
                     level.rounds.append(await self._measure_round(client, load))
                     self._progress.end(level.rounds[-1].summary)
-                    if number == 0:
+                    if level not in self.levels:
                         self.levels.append(level)
         finally:
             client.close()
@@ -130,23 +127,22 @@ class Run:
             raise UnusableEndpointError(
                 f"{self._plan.endpoint.url}: {answer.error}: {answer.detail}"
             )
-        named = (answer.model for answer in talk.answers if answer.model)
-        self.model = self.model or next(named, None)
 
     async def _measure_round(self, client: Client, load: Load) -> Round:
         plan = self._plan
         gc.collect()  # not in the midst of it
         talk = Talk(client, plan.workload, self._numbers, self._progress.on_answer)
-        async with Overhead() as overhead:
-            if load.loop == "closed":
-                await talk.closed_loop(int(load.value), plan.stop)
-            else:
-                await talk.open_loop(load.value, plan.stop)
+        if load.loop == "closed":
+            await talk.closed_loop(int(load.value), plan.stop)
+        else:
+            await talk.open_loop(load.value, plan.stop)
+        named = (answer.model for answer in talk.answers if answer.model)
+        self.model = self.model or next(named, None)
         summary = summarize(talk.answers, plan.slo)
         return Round(
             summary,
             of_limit(talk.answers, summary, plan.size, plan.rates),
             talk.max_running,
-            overhead.cpu_s / overhead.wall_s,
-            Percentiles.of([lag * 1e3 for lag in overhead.lags_s]),
+            talk.overhead.cpu_s / talk.overhead.wall_s,
+            Percentiles.of([lag * 1e3 for lag in talk.overhead.lags_s]),
         )
