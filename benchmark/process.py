@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from .http_client import Endpoint, ask
+from .load.client import Client
+from .load.endpoint import Endpoint
 from .own_server import TINY, OwnServer
 from .report import spread
 from .workload import random_tokens
@@ -168,7 +169,7 @@ class _Server:
     def __init__(self, checkpoint: Path, kind: str) -> None:
         flag = "--engine-process" if kind == "process" else "--no-engine-process"
         self._server = OwnServer(checkpoint, flag, "--max-num-seqs", str(_STREAMS))
-        self._endpoint = Endpoint(self._server.url, "/chat/completions")
+        self._endpoint = Endpoint(f"{self._server.url}/chat/completions", "azure")
 
     @classmethod
     @contextmanager
@@ -186,11 +187,12 @@ class _Server:
         return asyncio.run(self._run(seed))
 
     async def _run(self, seed: int) -> tuple[Round, int]:
+        client = Client(self._endpoint, _TIMEOUT_S)
         start = time.perf_counter()
         prompts = [f"{seed} {number} once upon a time" for number in range(_STREAMS)]
-        answers = await asyncio.gather(
-            *(ask(self._endpoint, prompt, _OUTPUT_TOKENS, _TIMEOUT_S) for prompt in prompts)
-        )
+        chats = ([{"role": "user", "content": prompt}] for prompt in prompts)
+        answers = await asyncio.gather(*(client.ask(chat, _OUTPUT_TOKENS) for chat in chats))
+        client.close()
         errors = {answer.error for answer in answers if answer.error}
         if errors:
             sys.exit(f"the server failed: {errors}")

@@ -1,4 +1,4 @@
-"""The command line: `phi3v serve`, `chat`, `batch`, `doctor`, `download` and `version`."""
+"""The command line: `phi3v serve`, `chat`, `batch`, `bench`, `doctor`, `download` and `version`."""
 
 import inspect
 import logging
@@ -123,6 +123,17 @@ def download(
         typer.echo(download_snapshot(hub_id, revision, to))
     except ScoringError as error:
         _fail(error)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def bench(context: typer.Context) -> None:
+    """Measure a chat endpoint, ours or any other, under load; --help lists the options."""
+    from benchmark.load.command import main  # its options are its own: serving needs none of it
+
+    main(context.args)
 
 
 def _diagnose(settings: Settings, *, as_json: bool) -> None:

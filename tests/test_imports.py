@@ -15,6 +15,8 @@ API_SIDE = (
     *("grammar", "grammar_checker", "grammar_process", "engine_group"),
 )
 TORCH_SIDE = ("torch", "torchvision", "accelerate", "safetensors", "flash_attn", "triton")
+# The command line offers `phi3v bench`, and imports it when it is asked for.
+COMMANDS = {("server/cli.py", "benchmark.load.command.main")}
 # Of transformers only what works without torch.
 TORCHLESS_TRANSFORMERS = {"PreTrainedTokenizerFast", "TextIteratorStreamer"}
 
@@ -59,7 +61,15 @@ def test_imports_point_one_way(package, forbidden):
     imports = imports_of_package(package)
     assert imports, f"nothing was found in {package}/"
 
-    assert [(file, name) for file, name in imports if name.split(".")[0] in forbidden] == []
+    found = {(file, name) for file, name in imports if name.split(".")[0] in forbidden}
+    assert found - COMMANDS == set()
+
+
+def test_the_load_generator_is_a_client_and_nothing_else():
+    imports = imports_of_package("benchmark/load")
+    ours = ("server", "scoring", "model_config")
+
+    assert [(file, name) for file, name in imports if name.split(".")[0] in ours] == []
 
 
 def test_the_server_knows_the_model_only_through_the_engine():
@@ -77,6 +87,7 @@ def test_the_server_knows_the_model_only_through_the_engine():
         ("model_config",),
         ("server.app",),
         ("server.cli",),
+        ("benchmark.load.command",),
         ("server.serving",),
     ],
     ids="+".join,

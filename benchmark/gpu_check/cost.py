@@ -1,4 +1,4 @@
-"""What a step must read and compute at least, by the model's sizes; and how fast a device is at it.
+"""What a step must read and compute at least, by the model's sizes.
 
 A decode step cannot beat reading the weights and its rows' keys and values once; a prompt cannot
 beat its matrix products. Fractions of these limits are limit ÷ measured.
@@ -6,14 +6,7 @@ beat its matrix products. Fractions of these limits are limit ÷ measured.
 
 from collections.abc import Sequence as Items
 
-import torch
-
 from model_config import ModelConfig, TextConfig, VisionConfig
-
-from ..device_time import best_seconds
-
-# Sides of the matrices that are multiplied to learn a device's rate.
-_SIDE = {"cuda": 8192, "cpu": 1024}
 
 
 def weights_read(text: TextConfig) -> int:
@@ -57,13 +50,6 @@ def picture_flops(config: ModelConfig, num_crops: int, num_tokens: int) -> int:
 def num_crops(vision: VisionConfig, shape: Items[int]) -> int:
     """Of an HD picture of so many pixels (height, width, …), its global view included."""
     return 1 + (shape[0] // vision.crop_size) * (shape[1] // vision.crop_size)
-
-
-def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """The rate of one large matrix product, best of seven."""
-    side = _SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / best_seconds(lambda: a @ b, device)
 
 
 def _attention_weights(text: TextConfig) -> int:

@@ -11,8 +11,9 @@ from scoring.engine import Engine
 from scoring.kv_cache import bytes_per_token
 from scoring.sequence import Sequence
 
+from ..matrix_rate import matrix_flops_per_s
 from ..systems import run_to_end
-from .cost import matrix_flops_per_s, num_crops, picture_flops, prompt_flops
+from .cost import num_crops, picture_flops, prompt_flops
 from .lab import Lab
 from .prompts import noise, picture_sequence, text_sequence
 from .table import Row
