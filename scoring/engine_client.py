@@ -32,11 +32,15 @@ class EngineState(StrEnum):
         return self in (EngineState.DEAD, EngineState.FAILED)
 
 
-class EngineClient(Protocol):
-    """An engine for many asyncio tasks. Made, started and used in one event loop."""
+class EngineView(Protocol):
+    """What can be seen of an engine, wherever it runs."""
 
     @property
-    def members(self) -> "Items[EngineClient]":
+    def name(self) -> str:
+        """Tells it from others, in metrics and probes."""
+
+    @property
+    def members(self) -> "Items[EngineView]":
         """The engines that it consists of; none if it is one by itself."""
 
     @property
@@ -68,6 +72,10 @@ class EngineClient(Protocol):
     @property
     def total_bytes(self) -> int:
         """Of the weights; 0 until it is known."""
+
+
+class EngineClient(EngineView, Protocol):
+    """An engine for many asyncio tasks. Made, started and used in one event loop."""
 
     @property
     def num_open(self) -> int:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 class EngineGroup:
     """config.data_parallel engines, together an EngineClient."""
 
+    name = "all"
+
     def __init__(
         self,
         config: EngineConfig,

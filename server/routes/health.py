@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
-from scoring.engine_client import EngineClient, EngineState
+from scoring.engine_client import EngineClient, EngineState, EngineView
 
 from ..canary import Canary
 from ..drain import Drain
@@ -68,7 +68,7 @@ def _state(request: Request, engine: EngineClient) -> dict[str, object]:
     return state
 
 
-def _engine_state(engine: EngineClient) -> dict[str, object]:
+def _engine_state(engine: EngineView) -> dict[str, object]:
     if engine.state is EngineState.LOADING:
         return {"status": loading_stage(engine), "percent": round(loaded_percent(engine), 1)}
     state: dict[str, object] = {"status": engine.state.value}
@@ -82,5 +82,7 @@ def _engine_state(engine: EngineClient) -> dict[str, object]:
             "last_step_age_s": round(engine.step_age_s, 2),
         }
     if engine.members:
-        state["engines"] = [_engine_state(member) for member in engine.members]
+        state["engines"] = [
+            {"name": member.name} | _engine_state(member) for member in engine.members
+        ]
     return state
