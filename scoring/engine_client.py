@@ -110,3 +110,11 @@ def check_state(state: EngineState, limits: EngineLimits | None) -> EngineLimits
     if limits is None or not state.is_serving:
         raise EngineNotReadyError(f"the engine is {state}; try again later")
     return limits
+
+
+def is_stalled(engine: EngineView, stall_s: float | None) -> bool:
+    """Whether it has work and makes no step, for stall_s; None: a minute, on a CPU ten."""
+    if stall_s is None:
+        is_cpu = engine.description is not None and engine.description.device == "cpu"
+        stall_s = 600.0 if is_cpu else 60.0
+    return engine.step_age_s > stall_s

@@ -51,13 +51,15 @@ def create_app(
     *,
     warms_up: bool = False,
     quotas: AllowanceKeeper | None = None,
+    replica: str | None = None,
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for
     the operator, when the engine could not be built. tokens: for a test whose tokens are not
     signed by Entra ID. warms_up: it is ready only after a few chats of its own. quotas: the
-    keeper, if it is not in this process. Raises SettingsError for a key file that cannot be used,
-    or for traces without their packages."""
-    metrics = Metrics()
+    keeper, if it is not in this process. replica: this application's name among others of a
+    cluster, in metrics. Raises SettingsError for a key file that cannot be used, or for traces
+    without their packages."""
+    metrics = Metrics(replica)
     tracer = make_tracer(settings)
 
     @asynccontextmanager

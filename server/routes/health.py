@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
-from scoring.engine_client import EngineClient, EngineState, EngineView
+from scoring.engine_client import EngineClient, EngineState, EngineView, is_stalled
 
 from ..canary import Canary
 from ..drain import Drain
@@ -24,7 +24,7 @@ async def root() -> Response:
 async def live(request: Request, engine: EngineDep) -> Response:
     """200 as long as a restart would not help: while the weights load, too. 503 when the engine is
     gone, or has work and makes no step."""
-    helps = engine.state.is_lost or _is_stalled(request, engine)
+    helps = engine.state.is_lost or is_stalled(engine, request.app.state.stall_s)
     return AsciiJSONResponse(_state(request, engine), status_code=503 if helps else 200)
 
 
@@ -44,14 +44,6 @@ async def deep(request: Request) -> Response:
     return AsciiJSONResponse(outcome, status_code=200 if outcome["status"] == "ok" else 503)
 
 
-def _is_stalled(request: Request, engine: EngineClient) -> bool:
-    stall_s: float | None = request.app.state.stall_s
-    if stall_s is None:
-        is_cpu = engine.description is not None and engine.description.device == "cpu"
-        stall_s = 600.0 if is_cpu else 60.0
-    return engine.step_age_s > stall_s
-
-
 def _state(request: Request, engine: EngineClient) -> dict[str, object]:
     state = _engine_state(engine)
     drain: Drain = request.app.state.drain
@@ -63,7 +55,7 @@ def _state(request: Request, engine: EngineClient) -> dict[str, object]:
             state["eta_s"] = round(loading.eta_s, 1)
     elif engine.state.is_serving and not loading.is_warm:
         state |= {"status": "warming", "percent": 100.0}
-    elif engine.state.is_serving and _is_stalled(request, engine):
+    elif engine.state.is_serving and is_stalled(engine, request.app.state.stall_s):
         state["status"] = "stalled"
     return state
 
