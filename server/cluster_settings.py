@@ -32,6 +32,9 @@ class ClusterSettings(BaseModel):
         le=128,
         description="Copies of the HTTP application in the cluster, which also decode pictures.",
     )
+    ingress_cpus: float = Field(
+        1, gt=0, description="Cores of the cluster for each copy of the HTTP application."
+    )
     replica_cpus: float = Field(
         1,
         gt=0,

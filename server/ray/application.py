@@ -56,6 +56,7 @@ def to_application(settings: Settings) -> serve.Application:
         name=INGRESS,
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=_INGRESS_REQUESTS,
+        ray_actor_options={"num_cpus": settings.ingress_cpus},
         **_COMMON,
         **_draining(settings),
     )
