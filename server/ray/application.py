@@ -43,7 +43,7 @@ def to_application(settings: Settings) -> serve.Application:
         + settings.max_queued_requests
         + 2 * settings.ingress_replicas
         + _SPARE_CALLS,
-        max_queued_requests=settings.max_queued_requests or 1,
+        max_queued_requests=settings.max_queued_requests + _SPARE_CALLS,
         request_router_config=RequestRouterConfig(
             request_router_class=PromptRouter,
             request_routing_stats_period_s=_REPORT_PERIOD_S,

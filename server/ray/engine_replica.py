@@ -26,11 +26,13 @@ from scoring.wire import WireError
 from ..served_checkpoint import served_checkpoint
 from ..serving import to_engine_config
 from ..settings import Settings
+from ..tracing import make_tracer
 from .messages import REPORT, Batch, Order, Report, Ticket, encode, to_sequence
 
 logger = logging.getLogger("phi3v")
 
 _POLL_S = 0.1
+_IDLE_S = 30.0
 # Names of chunks that a report tells routers of: 65,536 tokens, sixteen kilobytes.
 _REPORTED_CHUNKS = 1024
 
@@ -48,10 +50,16 @@ class _Mailbox:
         self._words.append(word)
         self._filled.set()
 
-    async def take(self) -> bytes:
-        """Wait for something → all that is there. What one step says comes in one turn of the event
-        loop, and is taken in the next."""
-        await self._filled.wait()
+    async def take(self, idle_s: float) -> bytes | None:
+        """Wait for something → all that is there; None if there is nothing for so long, and nothing
+        open. What one step says comes in one turn of the event loop, and is taken in the next."""
+        while not self._words:
+            try:
+                async with asyncio.timeout(idle_s):
+                    await self._filled.wait()
+            except TimeoutError:
+                if not self.num_open:
+                    return None
         return self._encode(self._words)
 
     def take_of(self, sequence_id: str) -> bytes | None:
@@ -83,6 +91,7 @@ class EngineReplica:
         self._memory = Memory()
         self._mailboxes: defaultdict[str, _Mailbox] = defaultdict(_Mailbox)
         self._num_tokens = 0
+        self._tracer = make_tracer(settings)
         checkpoint = await asyncio.to_thread(served_checkpoint, settings)
         self._engine = AsyncEngine(
             to_engine_config(settings, checkpoint),
@@ -105,8 +114,9 @@ class EngineReplica:
         mailbox.num_open += 1
         num_tokens = ticket.prompt.num_tokens
         self._num_tokens += num_tokens
+        start = time.monotonic()
         try:
-            sequence = to_sequence(order, time.monotonic())
+            sequence = to_sequence(order, start)
             async with aclosing(self._engine.generate(sequence)) as outputs:
                 async for output in outputs:
                     num_tokens += 1
@@ -122,15 +132,24 @@ class EngineReplica:
             self._num_tokens -= num_tokens
             mailbox.num_open -= 1
             self._drop_if_idle(order.ingress)
+            if self._tracer is not None and order.traceparent is not None:
+                num_outputs = num_tokens - ticket.prompt.num_tokens
+                self._tracer.export_part(
+                    "engine",
+                    order.traceparent,
+                    start,
+                    {"phi3v.replica": self._name, "gen_ai.usage.output_tokens": num_outputs},
+                )
         return None if mailbox.num_readers else mailbox.take_of(ticket.sequence_id)
 
     async def outputs(self, name: str, ingress: str) -> AsyncGenerator[bytes, None]:
-        """A Batch for each step, for ever. name: ours; the call was routed by it."""
+        """A Batch for each step. name: ours; the call was routed by it. It ends when there has been
+        nothing to say for a while, for the ingress may be gone; else it opens another."""
         mailbox = self._mailboxes[ingress]
         mailbox.num_readers += 1
         try:
-            while True:
-                yield await mailbox.take()
+            while (batch := await mailbox.take(_IDLE_S)) is not None:
+                yield batch
         finally:
             mailbox.num_readers -= 1
             self._drop_if_idle(ingress)

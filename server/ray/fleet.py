@@ -140,6 +140,8 @@ class Fleet:
 
     def _load(self, replica: _Replica) -> int | None:
         """In tokens; None where one more request would be refused."""
+        if replica.report is not None and not replica.report.state.is_serving:
+            return None
         tokens, requests = replica.others
         if self.max_requests is not None and replica.num_requests + requests >= self.max_requests:
             return None

@@ -30,6 +30,7 @@ from scoring.queue_bounds import QueueBounds
 from scoring.router import prompt_key
 from scoring.sequence import Sequence, TokenOutput
 
+from ..tracing import TRACEPARENT
 from .fleet import Fleet
 from .messages import Batch, Order, Report, Ticket, decode_batch, to_order
 from .replica_view import ReplicaView
@@ -93,7 +94,9 @@ class RayEngine:
 
     @property
     def _reports(self) -> list[Report]:
-        return [report for report in self._fleet.reports.values() if report is not None]
+        """Of the replicas that can serve."""
+        reports = self._fleet.reports.values()
+        return [report for report in reports if report is not None and report.state.is_serving]
 
     @property
     def members(self) -> tuple[ReplicaView, ...]:
@@ -159,7 +162,7 @@ class RayEngine:
         self.check_room(num_queued)
         if sequence.id in self._outboxes:
             raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
-        order = to_order(sequence, self._ingress, time.monotonic())
+        order = to_order(sequence, self._ingress, time.monotonic(), TRACEPARENT.get())
         outbox = self._outboxes[sequence.id] = Outbox()
         self._fleet.opened(sequence.id)
         self.num_queued_tokens += num_queued
@@ -231,19 +234,17 @@ class RayEngine:
                 await asyncio.wait_for(changed.wait(), 2 * _RETRY_S)
 
     async def _follow(self, name: str) -> None:
-        """Read a replica's stream, and open it anew if it breaks, until it is cancelled."""
+        """Read a replica's stream, and open it anew when it ends, until it is cancelled."""
         while True:
             stream: Any = self._read.remote(name, self._ingress)
             try:
                 async for data in stream:
                     self._receive(decode_batch(data, time.monotonic()))
-            except RayActorError:
-                logger.warning("replica %s is gone", name)
-            except RayError:
-                logger.exception("the stream from replica %s broke", name)
+            except RayError as error:
+                logger.warning("the stream from replica %s broke: %r", name, error)
+                await asyncio.sleep(_RETRY_S)
             finally:
                 await asyncio.to_thread(stream.cancel)
-            await asyncio.sleep(_RETRY_S)
 
     def _receive(self, batch: Batch) -> None:
         for output in batch.outputs:

@@ -33,6 +33,8 @@ class PromptRouter(RequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
+        if pending_request is not None:  # else Ray asks again at once, and for ever
+            pending_request.routing_context.should_backoff = True
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         subject = pending_request.args[0] if pending_request and pending_request.args else None
         if isinstance(subject, str):
