@@ -69,8 +69,8 @@ def test_a_quota_is_kept_once_for_all_copies(pair: RunningServer) -> None:
     answered = [answer for answer in answers if answer.status_code == 200]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert len(answered) + len(refused) == len(answers)
-    # One was asked before, and the bucket fills up while it is used: by one in five seconds.
-    assert _PER_MINUTE - 1 <= len(answered) <= _PER_MINUTE + 6
+    # Two were asked before, and the bucket fills up while it is used: by one in five seconds.
+    assert _PER_MINUTE - 2 <= len(answered) <= _PER_MINUTE + 6
     first, second, third = (
         int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answered[:3]
     )
