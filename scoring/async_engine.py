@@ -24,25 +24,12 @@ from .engine_link import (
     to_error,
 )
 from .engine_loop import BUILD_ENGINE
-from .errors import (
-    EngineDeadError,
-    EngineNotReadyError,
-    EngineOverloadedError,
-    GenerationError,
-    InvalidSequenceError,
-    NeverFitsError,
-    OutOfMemoryError,
-    ScoringError,
-)
+from .errors import EngineDeadError, EngineNotReadyError, InvalidSequenceError, ScoringError
+from .outbox import Outbox
 from .process_link import ProcessLink
 from .queue_bounds import QueueBounds
-from .sequence import Failure, FinishReason, Sequence, TokenOutput
+from .sequence import Sequence, TokenOutput
 from .thread_link import ThreadLink
-
-_FAILURES: dict[Failure | None, type[ScoringError]] = {
-    Failure.MEMORY: OutOfMemoryError,
-    Failure.NEVER_FITS: NeverFitsError,
-}
 
 
 class AsyncEngine:
@@ -63,6 +50,7 @@ class AsyncEngine:
         own_process: the loop runs in a process of its own, else in a thread of this one.
         build: what makes the engine there: the "module:name" of a function, or, for a thread, the
         function; the real one unless a test gives its own."""
+        self.name = str(config.data_parallel_rank)
         self.state = EngineState.LOADING
         self.failure: str | None = None
         self.limits: EngineLimits | None = None
@@ -73,7 +61,7 @@ class AsyncEngine:
         self.num_queued_tokens = 0  # of prompts that wait for their first token
         self._max_num_seqs = config.max_num_seqs
         self._bounds = QueueBounds(max_queued, max_queued_tokens)
-        self._outboxes: dict[str, asyncio.Queue[TokenOutput | ScoringError]] = {}
+        self._outboxes: dict[str, Outbox] = {}
         self._last_sign = time.monotonic()  # of the loop at work, or of work for an idle one
         self._link: EngineLink
         if not own_process:
@@ -126,28 +114,19 @@ class AsyncEngine:
             raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
         if not self._outboxes:
             self._last_sign = time.monotonic()
-        outbox: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
-        self._outboxes[sequence.id] = outbox
+        outbox = self._outboxes[sequence.id] = Outbox()
         self.num_queued_tokens += num_queued
-        finished = False
         try:
             self._link.send(sequence)
-            while not finished:
-                output = await outbox.get()
+            while not outbox.is_finished:
+                output = await outbox.take()
                 self.num_queued_tokens -= num_queued
                 num_queued = 0
-                finished = isinstance(output, ScoringError) or output.finish_reason is not None
-                if isinstance(output, ScoringError):
-                    raise output
-                if output.finish_reason is FinishReason.ABORT:
-                    raise EngineOverloadedError("the request waited too long for its turn")
-                if output.finish_reason is FinishReason.ERROR:
-                    raise _FAILURES.get(output.failure, GenerationError)(output.error)
                 yield output
         finally:
             self.num_queued_tokens -= num_queued
             self._outboxes.pop(sequence.id, None)
-            if not finished:
+            if not outbox.is_finished:
                 self._link.send(Abort(sequence.id))
 
     def _receive(self, message: Message) -> None:
@@ -170,7 +149,7 @@ class AsyncEngine:
     def _deliver(self, sequence_id: str, output: TokenOutput | ScoringError) -> None:
         outbox = self._outboxes.get(sequence_id)
         if outbox is not None:  # else its caller has left
-            outbox.put_nowait(output)
+            outbox.put(output)
 
     def _end(self, failure: str | None) -> None:
         """The loop has ended: fail what is open and wake who waits for the end."""
@@ -185,5 +164,5 @@ class AsyncEngine:
         if failure is None:
             error = EngineNotReadyError("the server is going down")
         for outbox in self._outboxes.values():
-            outbox.put_nowait(error)
+            outbox.put(error)
         self.stopped.set()

@@ -32,11 +32,15 @@ class EngineState(StrEnum):
         return self in (EngineState.DEAD, EngineState.FAILED)
 
 
-class EngineClient(Protocol):
-    """An engine for many asyncio tasks. Made, started and used in one event loop."""
+class EngineView(Protocol):
+    """What can be seen of an engine, wherever it runs."""
 
     @property
-    def members(self) -> "Items[EngineClient]":
+    def name(self) -> str:
+        """Tells it from others, in metrics and probes."""
+
+    @property
+    def members(self) -> "Items[EngineView]":
         """The engines that it consists of; none if it is one by itself."""
 
     @property
@@ -68,6 +72,10 @@ class EngineClient(Protocol):
     @property
     def total_bytes(self) -> int:
         """Of the weights; 0 until it is known."""
+
+
+class EngineClient(EngineView, Protocol):
+    """An engine for many asyncio tasks. Made, started and used in one event loop."""
 
     @property
     def num_open(self) -> int:
@@ -102,3 +110,11 @@ def check_state(state: EngineState, limits: EngineLimits | None) -> EngineLimits
     if limits is None or not state.is_serving:
         raise EngineNotReadyError(f"the engine is {state}; try again later")
     return limits
+
+
+def is_stalled(engine: EngineView, stall_s: float | None) -> bool:
+    """Whether it has work and makes no step, for stall_s; None: a minute, on a CPU ten."""
+    if stall_s is None:
+        is_cpu = engine.description is not None and engine.description.device == "cpu"
+        stall_s = 600.0 if is_cpu else 60.0
+    return engine.step_age_s > stall_s

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 class EngineGroup:
     """config.data_parallel engines, together an EngineClient."""
 
+    name = "all"
+
     def __init__(
         self,
         config: EngineConfig,
@@ -93,7 +95,9 @@ class EngineGroup:
     @property
     def stats(self) -> EngineStats | None:
         """The sums over the engines that serve; None where none does."""
-        return _sum(e.stats for e in self.members if e.state.is_serving and e.stats is not None)
+        return sum_stats(
+            e.stats for e in self.members if e.state.is_serving and e.stats is not None
+        )
 
     @property
     def description(self) -> EngineDescription | None:
@@ -170,6 +174,7 @@ class EngineGroup:
             logger.error("engine %d is dead; %d of %d serve", rank, num_serving, len(self.members))
 
 
-def _sum(stats: Iterable[EngineStats]) -> EngineStats | None:
+def sum_stats(stats: Iterable[EngineStats]) -> EngineStats | None:
+    """None of nothing."""
     columns = list(zip(*map(astuple, stats), strict=True))
     return EngineStats(*map(sum, columns)) if columns else None

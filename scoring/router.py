@@ -10,6 +10,8 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from itertools import islice
 
 from .sequence import Sequence
 
@@ -25,54 +27,101 @@ MAX_CHUNKS, MAX_PICTURES = 4096, 128
 KNOWN_WORTH = 4
 
 
-class Router:
-    """Chooses, and remembers what it chose. Knows engines by their index only."""
+@dataclass(frozen=True)
+class PictureKey:
+    """A picture of a prompt: its name, and its slots start … end."""
 
-    def __init__(self, num_engines: int) -> None:
-        self._memories = [_Memory() for _ in range(num_engines)]
-        self._turns = [0] * num_engines
-
-    def route(self, sequence: Sequence, loads: Items[int | None]) -> int:
-        """The index of the engine that the sequence is to go to, and from now on is known to.
-
-        loads: of each engine, tokens of its open requests, prompts and outputs; None for one that
-        takes no requests. One at least must take them. Among equals those have their turn that
-        were not chosen for longest.
-        """
-        chunks = chunk_hashes(sequence)
-
-        def cost(index: int) -> tuple[int, int]:
-            num_known = self._memories[index].num_known(sequence, chunks)
-            return (loads[index] or 0) - KNOWN_WORTH * num_known, self._turns[index]
-
-        chosen = min((index for index, load in enumerate(loads) if load is not None), key=cost)
-        self._memories[chosen].add(sequence, chunks)
-        self._turns[chosen] = max(self._turns) + 1
-        return chosen
+    digest: bytes
+    start: int
+    end: int
 
 
-class _Memory:
+@dataclass(frozen=True)
+class PromptKey:
+    """What a choice needs to know of a prompt. chunks: see chunk_hashes."""
+
+    num_tokens: int
+    chunks: tuple[bytes, ...]
+    pictures: tuple[PictureKey, ...]
+
+
+def prompt_key(sequence: Sequence) -> PromptKey:
+    return PromptKey(
+        sequence.num_prompt_tokens,
+        tuple(chunk_hashes(sequence)),
+        tuple(PictureKey(span.picture.digest, span.start, span.end) for span in sequence.images),
+    )
+
+
+class Memory:
     """What one engine was sent, the latest of it."""
 
     def __init__(self) -> None:
         self._chunks = _Latest(MAX_CHUNKS)
         self._pictures = _Latest(MAX_PICTURES)
 
-    def num_known(self, sequence: Sequence, chunks: Items[bytes]) -> int:
+    def num_known(self, prompt: PromptKey) -> int:
         """Tokens of the prompt's known beginning, and of the known pictures behind it."""
         num_chunks = 0
-        while num_chunks < len(chunks) and chunks[num_chunks] in self._chunks:
+        while num_chunks < len(prompt.chunks) and prompt.chunks[num_chunks] in self._chunks:
             num_chunks += 1
         num_known = prefix = num_chunks * CHUNK_TOKENS
-        for span in sequence.images:
-            if span.picture.digest in self._pictures:
-                num_known += max(0, span.end - max(span.start, prefix))
+        for picture in prompt.pictures:
+            if picture.digest in self._pictures:
+                num_known += max(0, picture.end - max(picture.start, prefix))
         return num_known
 
-    def add(self, sequence: Sequence, chunks: Items[bytes]) -> None:
+    def add(self, prompt: PromptKey) -> None:
         # From the end, so that of one prompt's chunks the later ones are forgotten first.
-        self._chunks.add(reversed(chunks))
-        self._pictures.add(span.picture.digest for span in sequence.images)
+        self._chunks.add(reversed(prompt.chunks))
+        self._pictures.add(picture.digest for picture in prompt.pictures)
+
+    def latest(self, max_chunks: int) -> tuple[list[bytes], list[bytes]]:
+        """Names to remember elsewhere: of the latest chunks and of all pictures, oldest first."""
+        return self._chunks.latest(max_chunks), self._pictures.latest(MAX_PICTURES)
+
+    def learn(self, chunks: Items[bytes], pictures: Items[bytes]) -> None:
+        """Add names that another memory of the same engine gave out."""
+        self._chunks.add(chunks)
+        self._pictures.add(pictures)
+
+
+def rank(loads: Items[int | None], known: Items[int], turns: Items[int]) -> list[int]:
+    """Indices of the engines that take requests, the best first.
+
+    loads: of each engine, tokens of its open requests, prompts and outputs; None for one that takes
+    no requests. known: tokens of the prompt in question that it need not compute. turns: the lower,
+    the longer ago it was chosen; among equals it is next.
+    """
+    costs = {
+        index: (load - KNOWN_WORTH * known[index], turns[index])
+        for index, load in enumerate(loads)
+        if load is not None
+    }
+    return sorted(costs, key=costs.__getitem__)
+
+
+class Router:
+    """Chooses, and remembers what it chose. Knows engines by their index only."""
+
+    def __init__(self, num_engines: int) -> None:
+        self._memories = [Memory() for _ in range(num_engines)]
+        self._turns = [0] * num_engines
+
+    def route(self, sequence: Sequence, loads: Items[int | None]) -> int:
+        """The index of the engine that the sequence is to go to, and from now on is known to.
+
+        loads: as for rank. Raises ValueError where no engine takes requests.
+        """
+        prompt = prompt_key(sequence)
+        known = [memory.num_known(prompt) for memory in self._memories]
+        ranking = rank(loads, known, self._turns)
+        if not ranking:
+            raise ValueError("the ranking is empty: no engine takes requests")
+        chosen = ranking[0]
+        self._memories[chosen].add(prompt)
+        self._turns[chosen] = max(self._turns) + 1
+        return chosen
 
 
 class _Latest:
@@ -91,6 +140,11 @@ class _Latest:
             self._items.move_to_end(item)
         while len(self._items) > self._max_len:
             self._items.popitem(last=False)
+
+    def latest(self, max_len: int) -> list[bytes]:
+        """At most so many, that which was added last at the end."""
+        newest_first = islice(reversed(self._items), max_len)
+        return list(newest_first)[::-1]
 
 
 def chunk_hashes(sequence: Sequence) -> list[bytes]:

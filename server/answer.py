@@ -30,7 +30,7 @@ async def begin(
     caller = getattr(request.state, "caller", b"")
     starting = start_completion(chat, processor, engine, request.state.record, caller)
     completion = await unless_client_leaves(request, starting)
-    request.state.tokens.reserve(completion)
+    await request.state.tokens.reserve(completion)
     return completion
 
 

@@ -31,7 +31,7 @@ from .loading import Loading
 from .loopback_guard import LoopbackGuard
 from .metrics import Metrics
 from .observer import Observer
-from .quotas import QuotaGuard, Quotas
+from .quotas import AllowanceKeeper, QuotaGuard, Quotas
 from .request_ids import RequestIds
 from .routes import chat, documents, health, info, metrics_page, openai, playground, score
 from .settings import Settings
@@ -50,12 +50,16 @@ def create_app(
     tokens: EntraTokens | None = None,
     *,
     warms_up: bool = False,
+    quotas: AllowanceKeeper | None = None,
+    replica: str | None = None,
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for
     the operator, when the engine could not be built. tokens: for a test whose tokens are not
-    signed by Entra ID. warms_up: it is ready only after a few chats of its own. Raises
-    SettingsError for a key file that cannot be used, or for traces without their packages."""
-    metrics = Metrics()
+    signed by Entra ID. warms_up: it is ready only after a few chats of its own. quotas: the
+    keeper, if it is not in this process. replica: this application's name among others of a
+    cluster, in metrics. Raises SettingsError for a key file that cannot be used, or for traces
+    without their packages."""
+    metrics = Metrics(replica)
     tracer = make_tracer(settings)
 
     @asynccontextmanager
@@ -100,8 +104,8 @@ def create_app(
         max_bytes=settings.max_body_mib << 20,
         max_receive_s=settings.max_receive_s,
     )
-    quotas = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
-    app.add_middleware(QuotaGuard, quotas=quotas)
+    own = Quotas(settings.requests_per_minute, settings.tokens_per_minute)
+    app.add_middleware(QuotaGuard, quotas=quotas or own)
     keys = app.state.keys = key_ring(settings)
     if settings.asks_who_calls:
         app.add_middleware(CallerAuth, keys=keys, tokens=tokens or entra_tokens(settings))

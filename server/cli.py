@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, get_args
 import typer
 
 from model_config import ModelConfigError
-from scoring.errors import CheckpointError, ScoringError
+from scoring.errors import ScoringError
 from scoring.logs import configure_logging
 
 from .batch.command import batch
@@ -147,42 +147,25 @@ def _diagnose(settings: Settings, *, as_json: bool) -> None:
 
 def _serve(settings: Settings) -> None:
     # Imported here, so that --help and `download` need not wait for them.
+    if settings.cluster == "ray":
+        _serve_on_ray(settings)
+        return
+    from .served_checkpoint import served_checkpoint
     from .serving import run
 
-    run(settings, _checkpoint(settings))
+    run(settings, served_checkpoint(settings))
 
 
-def _checkpoint(settings: Settings) -> Path:
-    """The weights to serve: those named, else the hub's cache, else the demo model."""
-    from scoring.checkpoint import find_weights, locate_checkpoint
+def _serve_on_ray(settings: Settings) -> None:
+    try:
+        import ray.serve  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            f"cluster is ray, which needs the extra: pip install 'phi3v-server[ray]' ({error})"
+        ) from error
+    from .ray.command import run
 
-    if settings.model is not None:
-        return locate_checkpoint(settings.model, settings.revision)
-    found = find_weights(None, None)
-    if found is not None:
-        return found
-    logger.warning(
-        "no weights found (--model, AZUREML_MODEL_DIR or the hub's cache): serving the DEMO model, "
-        "whose weights are random and whose words are noise"
-    )
-    return _demo_checkpoint()
-
-
-def _demo_checkpoint() -> Path:
-    from scoring.cache_directory import cache_directory
-
-    directory = cache_directory() / "demo-random-2"
-    if not (directory / "config.json").exists():
-        from scoring.random_checkpoint import write_demo_checkpoint  # imports torch
-
-        try:
-            write_demo_checkpoint(directory)
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            raise CheckpointError(
-                f"the demo model cannot be written to {directory}: {why}"
-            ) from error
-    return directory
+    run(settings)
 
 
 def _fail(error: Exception) -> NoReturn:

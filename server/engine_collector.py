@@ -15,7 +15,7 @@ _ENGINE = ("engine",)
 
 
 class EngineCollector(Collector):
-    """Of every engine there is, by its number."""
+    """Of every engine there is, by its name."""
 
     def __init__(self, engine: EngineClient, model: str) -> None:
         self._engine = engine
@@ -90,8 +90,8 @@ class EngineCollector(Collector):
         memory = GaugeMetricFamily(
             "phi3v_gpu_memory_bytes", "Of an engine's GPU.", labels=("engine", "kind")
         )
-        for number, engine in enumerate(self._engine.members or (self._engine,)):
-            stats, name = engine.stats, str(number)
+        for engine in self._engine.members or (self._engine,):
+            stats, name = engine.stats, engine.name
             if stats is None or engine.state.is_lost:
                 continue
             for field, family in families.items():

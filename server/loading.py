@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from scoring.engine_client import EngineClient, EngineState
+from scoring.engine_client import EngineClient, EngineState, EngineView
 
 logger = logging.getLogger(__name__)
 _POLL_S, _LINE_EVERY_S = 0.1, 2.0
@@ -96,13 +96,13 @@ class Loading:
         return self._engine.state is EngineState.LOADING
 
 
-def loading_stage(engine: EngineClient) -> str:
+def loading_stage(engine: EngineView) -> str:
     """Of an engine that is LOADING."""
     if not engine.total_bytes:
         return "starting"
     return "loading" if engine.loaded_bytes < engine.total_bytes else "warming"
 
 
-def loaded_percent(engine: EngineClient) -> float:
+def loaded_percent(engine: EngineView) -> float:
     """How much of the weights is read, 0 … 100."""
     return 100.0 * engine.loaded_bytes / engine.total_bytes if engine.total_bytes else 0.0

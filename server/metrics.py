@@ -1,6 +1,16 @@
 """What is counted and timed, for Prometheus. Labels are closed sets: no caller can add a series."""
 
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector
+from collections.abc import Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.registry import Collector
 
 from .request_record import RequestRecord
@@ -15,7 +25,9 @@ _LAG_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 class Metrics:
     """One application's. Names and units are the field's: seconds, bytes, tokens, `_total`."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str | None = None) -> None:
+        """replica: a label of every series, for an application that is one of several."""
+        self._replica = replica
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -79,6 +91,12 @@ class Metrics:
     def add(self, collector: Collector) -> None:
         self.registry.register(collector)
 
+    def page(self) -> bytes:
+        """All of it, in Prometheus's format."""
+        if self._replica is None:
+            return generate_latest(self.registry)
+        return generate_latest(_Labelled(self.registry, {"replica": self._replica}))
+
     def finish(self, record: RequestRecord, route: str, status: int) -> None:
         """A request is over."""
         self._requests.labels(route, str(status)).inc()
@@ -109,3 +127,20 @@ class Metrics:
         if record.finish_reason is not None and record.last_token is not None:
             self._finished.labels(record.finish_reason.value).inc()
             self._e2e_latency.observe(record.last_token - record.arrived)
+
+
+class _Labelled(CollectorRegistry):
+    """What another registry has, each series with further labels."""
+
+    def __init__(self, registry: CollectorRegistry, labels: dict[str, str]) -> None:
+        super().__init__()
+        self._registry = registry
+        self._labels = labels
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample._replace(labels={**self._labels, **sample.labels})
+                for sample in metric.samples
+            ]
+            yield metric

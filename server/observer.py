@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .auth import PROBE_PATHS
 from .metrics import METRICS_PATH, Metrics
 from .request_record import CLIENT_LEFT, RequestRecord
-from .tracing import Tracer
+from .tracing import TRACEPARENT, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,9 @@ class Observer:
             return
         record = RequestRecord(self._metrics.inter_token_latency.observe)
         scope.setdefault("state", {})["record"] = record
+        if self._tracer is not None:
+            record.traceparent = self._tracer.begin(scope)
+            TRACEPARENT.set(record.traceparent)
         status = 0
 
         async def send_with_timing(message: Message) -> None:

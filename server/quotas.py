@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,17 +60,58 @@ class Bucket:
         self._level, self._filled = min(self.per_minute, self._level), now
 
 
+Left = dict[str, tuple[int, int]]
+"""Of each quota that there is, by its name: what a minute allows, and what is left."""
+
+
+class Allowance(Protocol):
+    """What one caller may do, wherever that is kept."""
+
+    @property
+    def left(self) -> Left: ...
+
+    async def take(self, name: str, amount: int) -> None:
+        """Take an amount of "requests" or "tokens". Raises RateLimitError where it is too much."""
+
+    def give_back(self, name: str, amount: int) -> None: ...
+
+
 @dataclass(frozen=True)
-class Allowance:
-    """What one caller may do; None: as much as it likes."""
+class OwnAllowance:
+    """An Allowance kept in this process. None: as much as the caller likes."""
 
     requests: Bucket | None
     tokens: Bucket | None
 
+    @property
+    def left(self) -> Left:
+        return {bucket.name: (bucket.per_minute, bucket.remaining) for bucket in self._buckets}
+
+    async def take(self, name: str, amount: int) -> None:
+        for bucket in self._buckets:
+            if bucket.name == name:
+                bucket.take(amount)
+
+    def give_back(self, name: str, amount: int) -> None:
+        for bucket in self._buckets:
+            if bucket.name == name:
+                bucket.give_back(amount)
+
+    @property
+    def _buckets(self) -> list[Bucket]:
+        return [bucket for bucket in (self.requests, self.tokens) if bucket is not None]
+
+
+class AllowanceKeeper(Protocol):
+    """Knows every caller's."""
+
+    def of(self, caller: bytes) -> Allowance:
+        """caller: the digest of its key; all who show none are one caller."""
+
 
 class Quotas:
-    """The callers' allowances. Of so many callers that they could fill the memory, those who have
-    been away longest start afresh."""
+    """An AllowanceKeeper in this process. Of so many callers that they could fill the memory,
+    those who have been away longest start afresh."""
 
     def __init__(
         self,
@@ -79,13 +121,13 @@ class Quotas:
     ) -> None:
         self._limits = {"requests": requests_per_minute, "tokens": tokens_per_minute}
         self._clock = clock
-        self._allowances: OrderedDict[bytes, Allowance] = OrderedDict()
+        self._allowances: OrderedDict[bytes, OwnAllowance] = OrderedDict()
 
-    def of(self, caller: bytes) -> Allowance:
+    def of(self, caller: bytes) -> OwnAllowance:
         """caller: the digest of its key; all who show none are one caller."""
         allowance = self._allowances.get(caller)
         if allowance is None:
-            allowance = Allowance(
+            allowance = OwnAllowance(
                 **{
                     name: None if limit is None else Bucket(name, limit, self._clock)
                     for name, limit in self._limits.items()
@@ -101,28 +143,26 @@ class Quotas:
 class TokenMeter:
     """One request's tokens, at request.state.tokens."""
 
-    def __init__(self, bucket: Bucket | None) -> None:
-        self._bucket = bucket
-        self._reserved = 0
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
         self._completion: Completion | None = None
 
-    def reserve(self, completion: Completion) -> None:
+    async def reserve(self, completion: Completion) -> None:
         """Take what the completion may come to, before it runs. Raises RateLimitError."""
-        if self._bucket is not None:
-            self._bucket.take(completion.max_total_tokens)
-            self._reserved, self._completion = completion.max_total_tokens, completion
+        await self._allowance.take("tokens", completion.max_total_tokens)
+        self._completion = completion
 
     def settle(self) -> None:
         """Give back what it did not come to, however it ended."""
-        if self._bucket is not None and self._completion is not None:
-            self._bucket.give_back(self._reserved - self._completion.num_total_tokens)
+        if (done := self._completion) is not None:
+            self._allowance.give_back("tokens", done.max_total_tokens - done.num_total_tokens)
 
 
 class QuotaGuard:
     """ASGI middleware: every POST counts, is refused with 429 where it is one too many, and is told
     what is left. It stands behind the one that knows the caller."""
 
-    def __init__(self, app: ASGIApp, quotas: Quotas) -> None:
+    def __init__(self, app: ASGIApp, quotas: AllowanceKeeper) -> None:
         self._app = app
         self._quotas = quotas
 
@@ -132,7 +172,7 @@ class QuotaGuard:
             return
         state = scope.setdefault("state", {})
         allowance = self._quotas.of(state.get("caller", b""))
-        state["tokens"] = meter = TokenMeter(allowance.tokens)
+        state["tokens"] = meter = TokenMeter(allowance)
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
@@ -143,8 +183,7 @@ class QuotaGuard:
             await send(message)
 
         try:
-            if allowance.requests is not None:
-                allowance.requests.take(1)
+            await allowance.take("requests", 1)
         except RateLimitError as error:
             await error_response(*error_answer(error))(scope, receive, send_with_quota)
             return
@@ -156,7 +195,7 @@ class QuotaGuard:
 
 def _headers(allowance: Allowance) -> dict[str, str]:
     headers = {}
-    for bucket in filter(None, (allowance.requests, allowance.tokens)):
-        headers[f"x-ratelimit-limit-{bucket.name}"] = str(bucket.per_minute)
-        headers[f"x-ratelimit-remaining-{bucket.name}"] = str(bucket.remaining)
+    for name, (per_minute, remaining) in allowance.left.items():
+        headers[f"x-ratelimit-limit-{name}"] = str(per_minute)
+        headers[f"x-ratelimit-remaining-{name}"] = str(remaining)
     return headers

@@ -26,7 +26,7 @@ class RequestRecord:
     arrived: its head is read. validated: its parameters are judged, and its grammar is compiled.
     prepared: its pictures are fetched and decoded, its prompt is tokenized. begun: its first step
     is scheduled. encoded: its pictures are, where they were not known. on_gap: called with the
-    seconds between two tokens.
+    seconds between two tokens. traceparent: of the request's span, where there are traces.
     """
 
     on_gap: Callable[[float], None] = lambda _: None
@@ -40,6 +40,7 @@ class RequestRecord:
     completion: "Completion | None" = None
     finish_reason: FinishReason | None = None
     abort_reason: str | None = None
+    traceparent: str | None = None
 
     def saw(self, output: TokenOutput) -> None:
         """An output has come out of the engine."""

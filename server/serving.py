@@ -41,15 +41,8 @@ def run(settings: Settings, checkpoint: Path) -> None:
     """
     check_certificate(settings)
     check_port(settings.host, settings.port)
-    model = from_checkpoint(checkpoint)
-    stored_tensors(checkpoint)
-    card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
+    processor = load_processor(settings, checkpoint)
     engine_config = to_engine_config(settings, checkpoint)
-    engine_config.check_context(model.text.max_position_embeddings)
-    tokenizer = load_tokenizer(checkpoint)
-    prompts = PromptBuilder(tokenizer, card, model.vision)
-    grammars = GrammarChecker(checkpoint / "tokenizer.json", prompts.stop_token_ids)
-    processor = to_processor(settings, card, tokenizer, prompts, grammars)
     failures: list[str] = []
 
     def on_failure(failure: str) -> None:
@@ -80,7 +73,7 @@ def run(settings: Settings, checkpoint: Path) -> None:
         drain_s=settings.drain_s,
         cut_off=lambda: app.state.engine.stop(),
     )
-    logger.info("%s from %s", card.served_name, checkpoint)
+    logger.info("%s from %s", processor.card.served_name, checkpoint)
     if settings.log_prompts:
         logger.warning("what users write is logged (log_prompts)")
     # uvicorn ends at SIGTERM, then raises it again for whoever listened before: an end in good
@@ -109,6 +102,19 @@ def _engine(settings: Settings, config: EngineConfig) -> EngineClient:
         max_queued_tokens=settings.max_queued_tokens,
         own_process=settings.engine_process,
     )
+
+
+def load_processor(settings: Settings, checkpoint: Path) -> Processor:
+    """The front half of the model in a checkpoint. Raises ModelConfigError or CheckpointError for
+    what its small files and the weights' headers already show."""
+    model = from_checkpoint(checkpoint)
+    stored_tensors(checkpoint)
+    card = load_card(settings.card) if settings.card else card_for(model.name_or_path)
+    to_engine_config(settings, checkpoint).check_context(model.text.max_position_embeddings)
+    tokenizer = load_tokenizer(checkpoint)
+    prompts = PromptBuilder(tokenizer, card, model.vision)
+    grammars = GrammarChecker(checkpoint / "tokenizer.json", prompts.stop_token_ids)
+    return to_processor(settings, card, tokenizer, prompts, grammars)
 
 
 def to_processor(

@@ -18,6 +18,7 @@ from scoring.engine_config import (
 )
 
 from .access_settings import AccessSettings
+from .cluster_settings import ClusterSettings
 from .image_settings import ImageSettings
 from .limit_settings import LimitSettings
 from .telemetry_settings import TelemetrySettings, telemetry_of
@@ -32,7 +33,7 @@ class SettingsError(ValueError):
     """A setting is unknown or has a value that it must not have."""
 
 
-class Settings(TelemetrySettings, ImageSettings, LimitSettings, AccessSettings):
+class Settings(ClusterSettings, TelemetrySettings, ImageSettings, LimitSettings, AccessSettings):
     """Field names are flags (--max-model-len) and variables (PHI3V_MAX_MODEL_LEN) alike."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -128,6 +129,7 @@ class Settings(TelemetrySettings, ImageSettings, LimitSettings, AccessSettings):
                 f"data_parallel is {self.data_parallel}: engines in threads would wait for each "
                 "other's turn at the interpreter; let each have its engine_process"
             )
+        self._check_cluster()
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key need each other")
         if self.asks_who_calls and self.no_auth:
@@ -138,6 +140,19 @@ class Settings(TelemetrySettings, ImageSettings, LimitSettings, AccessSettings):
                 "entra_tenant, or no_auth to let anyone call"
             )
         return self
+
+    def _check_cluster(self) -> None:
+        if self.cluster == "none":
+            return
+        if self.data_parallel > 1:
+            raise ValueError(
+                f"data_parallel is {self.data_parallel}: in a cluster each engine is a replica, "
+                "give replicas"
+            )
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas is {self.max_replicas}; at least replicas, {self.replicas}"
+            )
 
 
 def load_settings(

@@ -1,13 +1,14 @@
 """Traces: a span for every request and one for each of its stages, in OpenTelemetry's names.
 
 They are made when a request is over, out of its record, so that they cost its tokens nothing. The
-caller's trace goes on where it sends a W3C `traceparent`. Needs the extra `otel`, which is imported
-only where traces are asked for.
+caller's trace goes on where it sends a W3C `traceparent`, and so does ours on other machines. Needs
+the extra `otel`, which is imported only where traces are asked for.
 """
 
 import asyncio
 import threading
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
@@ -19,16 +20,34 @@ from .settings import Settings, SettingsError
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+    from .trace_ids import GivenIds
+
 _CLOSE_S = 2.0
+
+TRACEPARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""Of the span that the request of the current task will have; what it has done elsewhere belongs
+below it."""
 
 
 class Tracer:
     """Exports in a thread of its own; what cannot be delivered is dropped, with a line in the
     log."""
 
-    def __init__(self, provider: "TracerProvider") -> None:
+    def __init__(self, provider: "TracerProvider", ids: "GivenIds") -> None:
         self._provider = provider
+        self._ids = ids
         self._tracer = provider.get_tracer("phi3v-server")
+
+    def begin(self, scope: Scope) -> str:
+        """Choose the id of a request's span → its traceparent."""
+        from opentelemetry.trace import get_current_span
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        context = TraceContextTextMapPropagator().extract(dict(Headers(scope=scope)))
+        caller = get_current_span(context).get_span_context()
+        trace_id = caller.trace_id if caller.is_valid else self._ids.generate_trace_id()
+        flags = caller.trace_flags if caller.is_valid else 1
+        return f"00-{trace_id:032x}-{self._ids.generate_span_id():016x}-{flags:02x}"
 
     def export(self, record: RequestRecord, scope: Scope, route: str, status: int) -> str:
         """Hand over the trace of a request that is over, and return its id."""
@@ -42,6 +61,8 @@ class Tracer:
             return int((moment + to_epoch) * 1e9)
 
         chat = record.completion
+        if record.traceparent is not None:
+            self._ids.give(record.traceparent)
         span = self._tracer.start_span(
             f"{scope['method']} {route}" if chat is None else f"chat {chat.model}",
             context=TraceContextTextMapPropagator().extract(dict(Headers(scope=scope))),
@@ -57,6 +78,23 @@ class Tracer:
             stage.end(ns(end))
         span.end(ns(now))
         return f"{span.get_span_context().trace_id:032x}"
+
+    def export_part(
+        self, name: str, traceparent: str, start: float, attributes: dict[str, Any]
+    ) -> None:
+        """Hand over a span of what was done here for a request that is answered elsewhere, from
+        start, on time.monotonic's clock, until now."""
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        to_epoch = time.time() - time.monotonic()
+        self._tracer.start_span(
+            name,
+            context=TraceContextTextMapPropagator().extract({"traceparent": traceparent}),
+            kind=SpanKind.SERVER,
+            start_time=int((start + to_epoch) * 1e9),
+            attributes=attributes,
+        ).end()
 
     async def close(self) -> None:
         """Deliver what is there, if that does not take long: exporters try again and again."""
@@ -102,8 +140,13 @@ def make_tracer(settings: Settings) -> Tracer | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+        from .trace_ids import GivenIds
+
+        ids = GivenIds()
         provider = TracerProvider(
-            resource=Resource.create({SERVICE_NAME: "phi3v-server"}), shutdown_on_exit=False
+            resource=Resource.create({SERVICE_NAME: "phi3v-server"}),
+            id_generator=ids,
+            shutdown_on_exit=False,
         )
         for exporter in _exporters(settings):
             provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -111,7 +154,7 @@ def make_tracer(settings: Settings) -> Tracer | None:
         raise SettingsError(
             f"traces need the extra: pip install 'phi3v-server[otel]' ({error})"
         ) from error
-    return Tracer(provider)
+    return Tracer(provider, ids)
 
 
 def _exporters(settings: Settings) -> list[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from server.access_settings import AccessSettings
+from server.cluster_settings import ClusterSettings
 from server.image_settings import ImageSettings
 from server.limit_settings import LimitSettings
 from server.settings import Settings
@@ -22,6 +23,7 @@ _GROUPS = {
     "Pictures:": ImageSettings,
     "Who may call:": AccessSettings,
     "Logs and traces:": TelemetrySettings,
+    "A cluster:": ClusterSettings,
 }
 _REGION = re.compile(r"(<!-- settings:.*?-->\n).*?(<!-- /settings -->)", re.DOTALL)
 

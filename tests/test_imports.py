@@ -105,3 +105,39 @@ def test_the_api_process_starts_without_torch(modules):
     )
 
     assert result.returncode == 0, result.stderr or "torch was imported"
+
+
+def test_ray_is_imported_in_its_own_folder_only():
+    """It is an extra."""
+    imports = [
+        (file, name)
+        for package in ("model_config", "scoring", "server")
+        for file, name in imports_of_package(package)
+        if name.split(".")[0] == "ray"
+    ]
+    assert imports, "nothing imports ray any more"
+
+    assert {file for file, _ in imports if not file.startswith("server/ray/")} == {"server/cli.py"}
+
+
+@pytest.mark.parametrize("module", ["server.cli", "server.serving", "server.app"])
+def test_the_server_starts_without_ray(module):
+    program = f"import sys, {module}; sys.exit('ray' in sys.modules)"
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+
+    assert result.returncode == 0, result.stderr or "ray was imported"
+
+
+@pytest.mark.parametrize("module", ["application", "ingress", "engine_replica", "fleet"])
+def test_what_runs_on_ray_but_for_the_engine_needs_no_torch(module):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    program = f"import sys, server.ray.{module}; sys.exit('torch' in sys.modules)"
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=120
+    )
+
+    assert result.returncode == 0, result.stderr or "torch was imported"

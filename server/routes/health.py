@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from scoring.engine_client import EngineClient, EngineState
+from scoring.engine_client import EngineClient, EngineState, EngineView, is_stalled
 
 from ..canary import Canary
 from ..drain import Drain
@@ -28,7 +28,7 @@ async def root(request: Request) -> Response:
 async def live(request: Request, engine: EngineDep) -> Response:
     """200 as long as a restart would not help: while the weights load, too. 503 when the engine is
     gone, or has work and makes no step."""
-    helps = engine.state.is_lost or _is_stalled(request, engine)
+    helps = engine.state.is_lost or is_stalled(engine, request.app.state.stall_s)
     return AsciiJSONResponse(_state(request, engine), status_code=503 if helps else 200)
 
 
@@ -48,14 +48,6 @@ async def deep(request: Request) -> Response:
     return AsciiJSONResponse(outcome, status_code=200 if outcome["status"] == "ok" else 503)
 
 
-def _is_stalled(request: Request, engine: EngineClient) -> bool:
-    stall_s: float | None = request.app.state.stall_s
-    if stall_s is None:
-        is_cpu = engine.description is not None and engine.description.device == "cpu"
-        stall_s = 600.0 if is_cpu else 60.0
-    return engine.step_age_s > stall_s
-
-
 def _state(request: Request, engine: EngineClient) -> dict[str, object]:
     state = _engine_state(engine)
     drain: Drain = request.app.state.drain
@@ -67,12 +59,12 @@ def _state(request: Request, engine: EngineClient) -> dict[str, object]:
             state["eta_s"] = round(loading.eta_s, 1)
     elif engine.state.is_serving and not loading.is_warm:
         state |= {"status": "warming", "percent": 100.0}
-    elif engine.state.is_serving and _is_stalled(request, engine):
+    elif engine.state.is_serving and is_stalled(engine, request.app.state.stall_s):
         state["status"] = "stalled"
     return state
 
 
-def _engine_state(engine: EngineClient) -> dict[str, object]:
+def _engine_state(engine: EngineView) -> dict[str, object]:
     if engine.state is EngineState.LOADING:
         return {"status": loading_stage(engine), "percent": round(loaded_percent(engine), 1)}
     state: dict[str, object] = {"status": engine.state.value}
@@ -86,5 +78,7 @@ def _engine_state(engine: EngineClient) -> dict[str, object]:
             "last_step_age_s": round(engine.step_age_s, 2),
         }
     if engine.members:
-        state["engines"] = [_engine_state(member) for member in engine.members]
+        state["engines"] = [
+            {"name": member.name} | _engine_state(member) for member in engine.members
+        ]
     return state

@@ -3,7 +3,7 @@
 import asyncio
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from ..metrics import METRICS_PATH, Metrics
@@ -16,5 +16,5 @@ async def metrics(request: Request) -> Response:
     """Every number there is. As private as the chat routes."""
     registered: Metrics = request.app.state.metrics
     # In a thread: it reads /proc, and writes kilobytes.
-    page = await asyncio.to_thread(generate_latest, registered.registry)
+    page = await asyncio.to_thread(registered.page)
     return Response(page, media_type=CONTENT_TYPE_LATEST)

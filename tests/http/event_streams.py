@@ -70,6 +70,18 @@ class OpenStream:
         return piece
 
 
+def is_broken_off(running: OpenStream) -> bool:
+    """Read a stream to its end, whichever it is."""
+    try:
+        for line in running.lines:
+            running.is_done |= line == "data: [DONE]"
+    except httpx.RemoteProtocolError:
+        assert not running.is_done
+        return True
+    assert running.is_done
+    return False
+
+
 def stream(
     server: Endpoint, content: Any, headers: dict[str, str] | None = None, **parameters: Any
 ) -> EventStream:

@@ -39,3 +39,10 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     """A picture that no format can make small."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def about(picture: str, question: str) -> dict[str, Any]:
+    """A user's turn: a question about one picture of noise for each name."""
+    pixels = noise(60, 40, seed=int.from_bytes(picture.encode(), "little"))
+    content = [{"type": "text", "text": question}, image_part(encoded(pixels, "PNG"))]
+    return {"role": "user", "content": content}

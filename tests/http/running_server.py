@@ -233,6 +233,7 @@ def listening_server(
     *flags: str,
     api_key: str | None = None,
     variables: Mapping[str, str] | None = None,
+    start_s: float = START_S,
 ) -> Iterator[RunningServer]:
     """A server whose port is open; its weights may still be loading."""
     arguments = ["serve", "--port", "0", *flags]
@@ -245,7 +246,7 @@ def listening_server(
             assert found or process.poll() is None, log_file.read_text(errors="replace")
             return found and found[1]
 
-        url = wait_until(base_url, START_S, "the server listens")
+        url = wait_until(base_url, start_s, "the server listens")
         server = RunningServer(process, log_file, url, api_key)
         yield server
         if process.poll() is None:  # else the test ended it

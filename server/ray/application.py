@@ -1,0 +1,102 @@
+"""The deployments, put together."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+
+from ..settings import Settings, load_settings
+from .autoscaling import scaling_policy
+from .engine_replica import EngineReplica
+from .ingress import ENGINE, INGRESS, QUOTAS, has_quotas, ingress_app
+from .request_router import PromptRouter
+from .shared_quotas import QuotaKeeper
+
+# Streams of ingresses, those included that a rolling update is about to end.
+_SPARE_CALLS = 32
+_INGRESS_REQUESTS = 4096
+_REPORT_PERIOD_S = 1.0
+_QUEUED_TOKENS_PER_REPLICA = 16384
+_COMMON: dict[str, Any] = {
+    "health_check_period_s": 2.0,
+    "health_check_timeout_s": 20.0,
+    "logging_config": {"enable_access_log": False},  # a line for each request is ours
+}
+
+
+def application(args: Mapping[str, Any]) -> serve.Application:
+    """For a Serve config's import_path. args: settings by their names; others are the variables of
+    the node that builds this. Raises SettingsError."""
+    return to_application(load_settings({**args, "cluster": "ray"}, os.environ))
+
+
+def to_application(settings: Settings) -> serve.Application:
+    """Call it with a connection to the cluster."""
+    engine = serve.deployment(EngineReplica).options(
+        name=ENGINE,
+        ray_actor_options=_engine_resources(settings),
+        # The engine's own bounds refuse what is too much; Ray's would refuse streams, too.
+        max_ongoing_requests=settings.max_num_seqs
+        + settings.max_queued_requests
+        + 2 * settings.ingress_replicas
+        + _SPARE_CALLS,
+        max_queued_requests=settings.max_queued_requests + _SPARE_CALLS,
+        request_router_config=RequestRouterConfig(
+            request_router_class=PromptRouter,
+            request_routing_stats_period_s=_REPORT_PERIOD_S,
+        ),
+        **_COMMON,
+        **_draining(settings),
+        **_scaling(settings),
+    )
+    ingress = serve.deployment(serve.ingress(ingress_app(settings))()).options(
+        name=INGRESS,
+        num_replicas=settings.ingress_replicas,
+        max_ongoing_requests=_INGRESS_REQUESTS,
+        ray_actor_options={"num_cpus": settings.ingress_cpus},
+        **_COMMON,
+        **_draining(settings),
+    )
+    parts = [engine.bind(settings)]
+    if has_quotas(settings):
+        keeper = serve.deployment(QuotaKeeper).options(
+            name=QUOTAS,
+            max_ongoing_requests=_INGRESS_REQUESTS,
+            ray_actor_options={"num_cpus": 0},
+            **_COMMON,
+        )
+        parts.append(keeper.bind(settings.requests_per_minute, settings.tokens_per_minute))
+    return ingress.bind(*parts)
+
+
+def _engine_resources(settings: Settings) -> dict[str, float]:
+    uses_gpu = settings.device == "cuda" or (
+        settings.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
+    )
+    return {"num_cpus": settings.replica_cpus, "num_gpus": 1 if uses_gpu else 0}
+
+
+def _draining(settings: Settings) -> dict[str, Any]:
+    """A replica that is to go finishes what it has, which takes max_request_s at the most."""
+    return {
+        "graceful_shutdown_timeout_s": settings.max_request_s,
+        "graceful_shutdown_wait_loop_s": 1.0,
+    }
+
+
+def _scaling(settings: Settings) -> dict[str, Any]:
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    policy = scaling_policy(settings.max_num_seqs, _QUEUED_TOKENS_PER_REPLICA)
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.replicas,
+            max_replicas=settings.max_replicas,
+            upscale_delay_s=10,
+            downscale_delay_s=300,
+            policy=AutoscalingPolicy(policy_function=policy),
+        )
+    }

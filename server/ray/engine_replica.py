@@ -1,0 +1,191 @@
+"""An engine as Ray Serve runs it: one replica, with a device of its own.
+
+The engine's loop is in a process of its own here, too, which ends with this one. This one takes
+requests, batches what comes of them for each ingress, and tells the routers how busy it is.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from ray import serve
+
+from scoring.async_engine import AsyncEngine
+from scoring.engine_client import EngineState, is_stalled
+from scoring.engine_link import Refused, to_refused
+from scoring.errors import InvalidSequenceError, ScoringError
+from scoring.logs import configure_logging
+from scoring.router import Memory
+from scoring.sequence import TokenOutput
+from scoring.wire import WireError
+
+from ..served_checkpoint import served_checkpoint
+from ..serving import to_engine_config
+from ..settings import Settings
+from ..tracing import make_tracer
+from .messages import REPORT, Batch, Order, Report, Ticket, encode, to_sequence
+
+logger = logging.getLogger("phi3v")
+
+_POLL_S = 0.1
+_IDLE_S = 30.0
+# Names of chunks that a report tells routers of: 65,536 tokens, sixteen kilobytes.
+_REPORTED_CHUNKS = 1024
+
+
+class _Mailbox:
+    """What one ingress has not been sent yet."""
+
+    def __init__(self) -> None:
+        self.num_readers = 0
+        self.num_open = 0
+        self._words: list[TokenOutput | Refused] = []
+        self._filled = asyncio.Event()
+
+    def put(self, word: TokenOutput | Refused) -> None:
+        self._words.append(word)
+        self._filled.set()
+
+    async def take(self, idle_s: float) -> bytes | None:
+        """Wait for something → all that is there; None if there is nothing for so long, and nothing
+        open. What one step says comes in one turn of the event loop, and is taken in the next."""
+        while not self._words:
+            try:
+                async with asyncio.timeout(idle_s):
+                    await self._filled.wait()
+            except TimeoutError:
+                if not self.num_open:
+                    return None
+        return self._encode(self._words)
+
+    def take_of(self, sequence_id: str) -> bytes | None:
+        """What is there of one sequence."""
+        mine = [word for word in self._words if word.sequence_id == sequence_id]
+        others = [word for word in self._words if word.sequence_id != sequence_id]
+        data = self._encode(mine) if mine else None
+        self._words = others
+        if others:
+            self._filled.set()
+        return data
+
+    def _encode(self, words: list[TokenOutput | Refused]) -> bytes:
+        outputs = [word for word in words if isinstance(word, TokenOutput)]
+        errors = [word for word in words if isinstance(word, Refused)]
+        self._words = []
+        self._filled.clear()
+        return encode(Batch(time.monotonic(), outputs, errors))
+
+
+class EngineReplica:
+    """The deployment's class. It is made when Ray starts a replica, and serves once it has loaded:
+    Ray sends nothing before."""
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
+        configure_logging(settings.log_level.upper(), settings.log_format)
+        self._stall_s = settings.stall_s
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._memory = Memory()
+        self._mailboxes: defaultdict[str, _Mailbox] = defaultdict(_Mailbox)
+        self._num_tokens = 0
+        self._tracer = make_tracer(settings)
+        checkpoint = await asyncio.to_thread(served_checkpoint, settings)
+        self._engine = AsyncEngine(
+            to_engine_config(settings, checkpoint),
+            max_queued=settings.max_queued_requests,
+            max_queued_tokens=settings.max_queued_tokens,
+            own_process=True,
+        )
+        self._engine.start()
+        while self._engine.state is EngineState.LOADING:  # noqa: ASYNC110  # it tells no changes
+            await asyncio.sleep(_POLL_S)
+        if self._engine.state is not EngineState.READY:
+            raise RuntimeError(f"the engine could not be built: {self._engine.failure}")
+        logger.info("replica %s is ready", self._name)
+
+    async def run(self, ticket: Ticket, order: Order) -> bytes | None:
+        """Run a sequence to its end; what comes of it goes to the ingress's stream. Cancel the call
+        to abort. Where the ingress has no stream: a Batch of all that it has not seen."""
+        self._memory.add(ticket.prompt)
+        mailbox = self._mailboxes[order.ingress]
+        mailbox.num_open += 1
+        num_tokens = ticket.prompt.num_tokens
+        self._num_tokens += num_tokens
+        start = time.monotonic()
+        try:
+            sequence = to_sequence(order, start)
+            async with aclosing(self._engine.generate(sequence)) as outputs:
+                async for output in outputs:
+                    num_tokens += 1
+                    self._num_tokens += 1
+                    mailbox.put(output)
+        except ScoringError as error:
+            mailbox.put(to_refused(ticket.sequence_id, error))
+        except WireError as error:
+            logger.error("a request could not be read: %s", error)
+            unreadable = InvalidSequenceError("a value of the request has a type that is not taken")
+            mailbox.put(to_refused(ticket.sequence_id, unreadable))
+        finally:
+            self._num_tokens -= num_tokens
+            mailbox.num_open -= 1
+            self._drop_if_idle(order.ingress)
+            if self._tracer is not None and order.traceparent is not None:
+                num_outputs = num_tokens - ticket.prompt.num_tokens
+                self._tracer.export_part(
+                    "engine",
+                    order.traceparent,
+                    start,
+                    {"phi3v.replica": self._name, "gen_ai.usage.output_tokens": num_outputs},
+                )
+        return None if mailbox.num_readers else mailbox.take_of(ticket.sequence_id)
+
+    async def outputs(self, name: str, ingress: str) -> AsyncGenerator[bytes, None]:
+        """A Batch for each step. name: ours; the call was routed by it. It ends when there has been
+        nothing to say for a while, for the ingress may be gone; else it opens another."""
+        mailbox = self._mailboxes[ingress]
+        mailbox.num_readers += 1
+        try:
+            while (batch := await mailbox.take(_IDLE_S)) is not None:
+                yield batch
+        finally:
+            mailbox.num_readers -= 1
+            self._drop_if_idle(ingress)
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """Asked by Ray's controller about once a second, and given to every router."""
+        engine = self._engine
+        chunks, pictures = self._memory.latest(_REPORTED_CHUNKS)
+        report = Report(
+            state=engine.state,
+            limits=engine.limits,
+            stats=engine.stats,
+            description=engine.description,
+            step_age_s=engine.step_age_s,
+            num_requests=engine.num_open,
+            num_tokens=self._num_tokens,
+            chunks=chunks,
+            pictures=pictures,
+        )
+        return {REPORT: encode(report)}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Ray for autoscaling.py."""
+        return {
+            "requests": float(self._engine.num_open),
+            "queued_tokens": float(self._engine.num_queued_tokens),
+        }
+
+    def check_health(self) -> None:
+        """Ray replaces a replica that raises here."""
+        if not self._engine.state.is_serving:
+            raise RuntimeError(f"the engine is {self._engine.state}: {self._engine.failure}")
+        if is_stalled(self._engine, self._stall_s):
+            raise RuntimeError(f"no step for {self._engine.step_age_s:.0f} s, though there is work")
+
+    def _drop_if_idle(self, ingress: str) -> None:
+        mailbox = self._mailboxes.get(ingress)
+        if mailbox is not None and not mailbox.num_open and not mailbox.num_readers:
+            del self._mailboxes[ingress]

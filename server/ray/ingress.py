@@ -1,0 +1,80 @@
+"""The HTTP application as Ray Serve runs it: the same as anywhere but for where its engines are."""
+
+import logging
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from ray import serve
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from scoring.logs import configure_logging
+
+from ..app import create_app
+from ..served_checkpoint import served_checkpoint
+from ..serving import load_processor
+from ..settings import Settings
+from .fleet import fleet_of
+from .ray_engine import RayEngine
+from .shared_quotas import SharedQuotas
+
+logger = logging.getLogger("phi3v")
+
+ENGINE, QUOTAS, INGRESS = "Engine", "Quotas", "Ingress"
+"""The deployments' names, by which a Serve config may override their options."""
+
+
+def ingress_app(settings: Settings) -> Callable[[], FastAPI]:
+    """What a replica of the ingress calls to have its application."""
+
+    def build() -> FastAPI:
+        configure_logging(settings.log_level.upper(), settings.log_format)
+        context = serve.get_replica_context()
+        processor = load_processor(settings, served_checkpoint(settings))
+
+        def make_engine() -> RayEngine:
+            return RayEngine(
+                serve.get_deployment_handle(ENGINE, context.app_name),
+                fleet_of(context.app_name, ENGINE),
+                num_replicas=settings.replicas,
+                max_num_seqs=settings.max_num_seqs,
+                max_queued=settings.max_queued_requests,
+                max_queued_tokens=settings.max_queued_tokens,
+            )
+
+        quotas = None
+        if has_quotas(settings):
+            quotas = SharedQuotas(serve.get_deployment_handle(QUOTAS, context.app_name))
+        app = create_app(
+            settings,
+            processor,
+            make_engine,
+            on_failure=logger.error,
+            warms_up=True,
+            quotas=quotas,
+            replica=context.replica_id.unique_id,
+        )
+        app.add_middleware(OneRequestId)
+        return app
+
+    return build
+
+
+class OneRequestId:
+    """ASGI middleware. Ray's proxy gives each request its x-request-id, if the caller did not, and
+    echoes it: the application, which does the same, need not say it again."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                del MutableHeaders(scope=message)["x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, send_without_id)
+
+
+def has_quotas(settings: Settings) -> bool:
+    return (settings.requests_per_minute, settings.tokens_per_minute) != (None, None)

@@ -1,0 +1,261 @@
+"""The engines of a cluster, as one EngineClient: calls go through Ray Serve's handle, each to the
+replica that its router chooses; tokens come back by one stream from every replica."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from scoring.engine_client import EngineState, check_state
+from scoring.engine_config import EngineDescription, EngineLimits, EngineStats
+from scoring.engine_group import sum_stats
+from scoring.engine_link import to_error
+from scoring.errors import (
+    EngineDeadError,
+    EngineNotReadyError,
+    EngineOverloadedError,
+    GenerationError,
+    InvalidSequenceError,
+    ScoringError,
+)
+from scoring.outbox import Outbox
+from scoring.queue_bounds import QueueBounds
+from scoring.router import prompt_key
+from scoring.sequence import Sequence, TokenOutput
+
+from ..tracing import TRACEPARENT
+from .fleet import Fleet
+from .messages import Batch, Order, Report, Ticket, decode_batch, to_order
+from .replica_view import ReplicaView
+
+logger = logging.getLogger("phi3v")
+
+_LOST = "the engine that ran this request stopped; others serve or will, try again"
+# For the last tokens to come by the stream once the call is over.
+_LAST_WORDS_S = 5.0
+_RETRY_S = 0.5
+
+
+class RayEngine:
+    """num_replicas: as many as there should be at least; with fewer it is DEGRADED. max_num_seqs,
+    max_queued: that run and wait at each replica. max_queued_tokens: see QueueBounds."""
+
+    name = "all"
+    failure = None
+    step_age_s = 0.0  # Ray watches the replicas itself: a stalled one is replaced
+    loaded_bytes = total_bytes = 0
+
+    def __init__(
+        self,
+        handle: DeploymentHandle,
+        fleet: Fleet,
+        *,
+        num_replicas: int,
+        max_num_seqs: int,
+        max_queued: int,
+        max_queued_tokens: int | None,
+    ) -> None:
+        self._run = handle.run
+        self._read = handle.options(stream=True).outputs
+        self._fleet = fleet
+        self._fleet.max_requests = max_num_seqs + max_queued
+        self._num_replicas = num_replicas
+        self._max_num_seqs = max_num_seqs
+        self._max_queued = max_queued
+        self._max_queued_tokens = max_queued_tokens
+        self._ingress = uuid4().hex
+        self._outboxes: dict[str, Outbox] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_stopped = False
+        self.num_queued_tokens = 0
+
+    def start(self) -> None:
+        """Ray has started the replicas, or will; this only listens."""
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Only this end: the replicas are Ray's."""
+        self._is_stopped = True
+        for outbox in self._outboxes.values():
+            outbox.put(EngineNotReadyError("the server is going down"))
+        tasks = [task for task in (self._watcher, *self._streams.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def _reports(self) -> list[Report]:
+        """Of the replicas that can serve."""
+        reports = self._fleet.reports.values()
+        return [report for report in reports if report is not None and report.state.is_serving]
+
+    @property
+    def members(self) -> tuple[ReplicaView, ...]:
+        """The replicas that take requests."""
+        return tuple(ReplicaView(name, report) for name, report in self._fleet.reports.items())
+
+    @property
+    def state(self) -> EngineState:
+        """LOADING while there is no replica, be it that none has come yet or none is left: Ray
+        starts others."""
+        num_there = len(self._reports)
+        if self._is_stopped:
+            return EngineState.STOPPED
+        if num_there == 0:
+            return EngineState.LOADING
+        return EngineState.DEGRADED if num_there < self._num_replicas else EngineState.READY
+
+    @property
+    def limits(self) -> EngineLimits | None:
+        """What each replica can take."""
+        limits = [report.limits for report in self._reports if report.limits is not None]
+        if not limits:
+            return None
+        return EngineLimits(
+            max_model_len=min(one.max_model_len for one in limits),
+            vocab_size=min(one.vocab_size for one in limits),
+        )
+
+    @property
+    def stats(self) -> EngineStats | None:
+        """The sums over the replicas, as of their last reports."""
+        return sum_stats(report.stats for report in self._reports if report.stats is not None)
+
+    @property
+    def description(self) -> EngineDescription | None:
+        """The first replica's."""
+        return next((report.description for report in self._reports), None)
+
+    @property
+    def num_open(self) -> int:
+        """This ingress's requests."""
+        return len(self._outboxes)
+
+    def check_ready(self) -> EngineLimits:
+        return check_state(self.state, self.limits)
+
+    def check_room(self, num_prompt_tokens: int = 0) -> None:
+        """As far as this ingress can tell; each replica has the last word."""
+        num_replicas = max(1, len(self._reports))
+        tokens = self._max_queued_tokens
+        bounds = QueueBounds(
+            num_replicas * self._max_queued, None if tokens is None else num_replicas * tokens
+        )
+        bounds.check_num_open(self.num_open, num_replicas * self._max_num_seqs)
+        longest = num_replicas * self.check_ready().max_model_len
+        bounds.check_tokens(self.num_queued_tokens, num_prompt_tokens, longest)
+
+    async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
+        """As AsyncEngine.generate, on the replica that suits best. If that one dies,
+        EngineNotReadyError: another try will be answered."""
+        self.check_ready()
+        num_queued = sequence.num_prompt_tokens
+        self.check_room(num_queued)
+        if sequence.id in self._outboxes:
+            raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
+        order = to_order(sequence, self._ingress, time.monotonic(), TRACEPARENT.get())
+        outbox = self._outboxes[sequence.id] = Outbox()
+        self._fleet.opened(sequence.id)
+        self.num_queued_tokens += num_queued
+        over = asyncio.Event()
+        call = asyncio.create_task(
+            self._call(Ticket(sequence.id, prompt_key(sequence)), order, outbox, over)
+        )
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        try:
+            while not outbox.is_finished:
+                output = await outbox.take()
+                self._fleet.grew(sequence.id)
+                self.num_queued_tokens -= num_queued
+                num_queued = 0
+                yield output
+        finally:
+            self.num_queued_tokens -= num_queued
+            self._outboxes.pop(sequence.id, None)
+            self._fleet.ended(sequence.id)
+            over.set()
+            if not outbox.is_finished:
+                call.cancel()
+
+    async def _call(
+        self, ticket: Ticket, order: Order, outbox: Outbox, over: asyncio.Event
+    ) -> None:
+        """The request's call, from its routing to its end. Cancelled, it aborts the sequence.
+        over: the outbox has been emptied."""
+        response = self._run.remote(ticket, order)
+        try:
+            missed = await response
+            if missed is not None:
+                self._receive(decode_batch(missed, time.monotonic()))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), _LAST_WORDS_S)
+            error: ScoringError = EngineNotReadyError(_LOST)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(response.cancel)
+            raise
+        except BackPressureError:
+            error = EngineOverloadedError("no engine has room for a further request")
+        except (RayActorError, RayServeException):
+            error = EngineNotReadyError(_LOST)
+        except Exception:  # whoever waits must hear of it
+            logger.exception("a call to a replica failed")
+            error = GenerationError("the request failed in the engine's replica")
+        outbox.put(error)  # where all was said, nobody reads it
+
+    async def _watch(self) -> None:
+        """Have a stream from every replica that takes requests, or has some of ours still."""
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_change() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(changed.set)
+
+        self._fleet.on_change(on_change)
+        while True:
+            names = set(self._fleet.reports)
+            for name in names - self._streams.keys():
+                self._streams[name] = asyncio.create_task(self._follow(name))
+            for name in self._streams.keys() - names:
+                if not self._fleet.num_open(name):
+                    self._streams.pop(name).cancel()
+            changed.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), 2 * _RETRY_S)
+
+    async def _follow(self, name: str) -> None:
+        """Read a replica's stream, and open it anew when it ends, until it is cancelled."""
+        while True:
+            stream: Any = self._read.remote(name, self._ingress)
+            try:
+                async for data in stream:
+                    self._receive(decode_batch(data, time.monotonic()))
+            except RayError as error:
+                logger.warning("the stream from replica %s broke: %r", name, error)
+                await asyncio.sleep(_RETRY_S)
+            finally:
+                await asyncio.to_thread(stream.cancel)
+
+    def _receive(self, batch: Batch) -> None:
+        for output in batch.outputs:
+            self._deliver(output.sequence_id, output)
+        for refused in batch.errors:
+            error = to_error(refused)
+            if isinstance(error, EngineDeadError):
+                error = EngineNotReadyError(_LOST)
+            self._deliver(refused.sequence_id, error)
+
+    def _deliver(self, sequence_id: str, word: TokenOutput | ScoringError) -> None:
+        outbox = self._outboxes.get(sequence_id)
+        if outbox is not None:  # else its caller has left
+            outbox.put(word)

@@ -1,0 +1,93 @@
+"""Replicas that are full, that die, and that go: the last test ends the cluster."""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..http.error_bodies import assert_error
+from ..http.event_streams import OpenStream, is_broken_off, opened
+from ..http.running_server import RunningServer, wait_until
+from ..http.test_data_parallel import engine_processes
+from .conftest import ready_cluster, replica_processes
+
+# Its death is seen in two seconds; starting another takes a few, on cores that have nothing else
+# to do.
+_REPLACED_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def tight(demo_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
+    """Two engines, each of which takes one request at a time."""
+    flags = ("--replicas", "2", "--max-num-seqs", "1", "--max-queued-requests", "0")
+    with ready_cluster(logs / "tight.log", demo_checkpoint, *flags) as server:
+        yield server
+
+
+@contextmanager
+def both_busy(server: RunningServer) -> Iterator[list[OpenStream]]:
+    """A long stream from each engine."""
+    with ExitStack() as streams:
+        running = [
+            streams.enter_context(opened(server, f"{word} " * 60, max_tokens=1500))
+            for word in ("one", "another")
+        ]
+        for each in running:
+            each.take(1)
+        yield running
+
+
+def names(server: RunningServer) -> set[str]:
+    """Of the replicas that take requests."""
+    return {engine["name"] for engine in server.state().get("engines", [])}
+
+
+def is_whole_again(server: RunningServer, before: set[str]) -> bool:
+    """Whether there are two replicas, not both of them those from before."""
+    now = names(server)
+    return server.state()["status"] == "ready" and len(now) == 2 and now != before
+
+
+def test_a_request_too_many_is_a_429(tight: RunningServer) -> None:
+    with both_busy(tight):
+        answer = tight.ask("a third", max_tokens=2)
+        assert_error(answer, 429, "too_many_requests")
+        assert int(answer.headers["retry-after"]) >= 1
+    wait_until(tight.is_idle, 15, "both are free again")
+    assert tight.ask("a third", max_tokens=2).status_code == 200
+
+
+def test_a_killed_replica_takes_its_requests_only(tight: RunningServer) -> None:
+    before = names(tight)
+    with both_busy(tight) as running, ThreadPoolExecutor(2) as threads:
+        replica_processes(tight, "Engine")[0].kill()
+        broken_off = threads.map(is_broken_off, running)
+        wait_until(lambda: is_whole_again(tight, before), _REPLACED_S, "a new replica serves")
+        assert sorted(broken_off) == [False, True]
+    assert len(replica_processes(tight, "Engine")) == len(engine_processes(tight)) == 2
+    with both_busy(tight):
+        pass
+    wait_until(tight.is_idle, 15, "all blocks are back")
+
+
+def test_a_dead_engine_is_replaced_with_its_replica(tight: RunningServer) -> None:
+    """The engine's process dies, the replica's, which is its parent, does not."""
+    before = names(tight)
+    engine_processes(tight)[0].kill()
+    wait_until(lambda: is_whole_again(tight, before), _REPLACED_S, "a new replica serves")
+    assert tight.ask("hi", max_tokens=2).status_code == 200
+
+
+def test_a_running_stream_outlives_the_signal_that_ends_the_cluster(tight: RunningServer) -> None:
+    with opened(tight, "golden", max_tokens=1500) as running:
+        running.take(1)
+        left_behind = tight.resources.children(recursive=True)
+        tight.process.send_signal(signal.SIGTERM)
+        assert not is_broken_off(running)
+    assert tight.process.wait(30) == 0
+    wait_until(
+        lambda: not [child for child in left_behind if child.is_running()], 10, "nothing is left"
+    )
