@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image image-test lock docs demo-train demo-eval clean
+.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image image-test lock docs ray-test demo-train demo-eval clean
 
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -41,8 +41,7 @@ gpu-check: .venv/installed
 
 # What the image is built from, beside requirements/.
 wheel: .venv/installed
-	rm -rf build dist
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	tools/image_wheel.sh dist
 
 # DEVICE=cpu for a machine without a GPU, FLASH_ATTN=0 to leave out an hour of compiling.
 DEVICE ?= cuda
@@ -64,15 +63,20 @@ lock:
 docs: .venv/installed-dev
 	$(BIN)/mkdocs build --quiet --site-dir build/site
 
-# A demo model, on two cores in about two hours. The state in DEMO_STATE lets an interrupted run go
-# on; the checkpoint is in its folder demo. None is served yet: what was trained so far reads nothing.
+# The tests of `--cluster ray`, on a cluster of this machine: some minutes.
+ray-test: .venv/installed-ray
+	$(BIN)/python -m pytest tests/ray
+
+# The demo model made anew, on two cores in about two hours; its state in DEMO_STATE lets an
+# interrupted run go on. The checkpoint is in its folder demo, and takes the place of scoring/demo by
+# hand, with the marks of `make demo-eval ARGS=$(DEMO_STATE)/demo` in its model card.
 DEMO_STATE ?= build/demo
 demo-train: .venv/installed-demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.train_demo train $(DEMO_STATE) $(ARGS)
 
-# Its marks on 1,000 unseen drawings: some minutes.
+# The marks of the demo model in the package, on 1,000 unseen drawings: some minutes.
 demo-eval: .venv/installed-demo
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.train_demo evaluate $(DEMO_STATE)/demo $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.train_demo evaluate $(ARGS)
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -81,6 +85,10 @@ demo-eval: .venv/installed-demo
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+.venv/installed-ray: .venv/installed-dev
+	$(INSTALL) -e '.[ray]'
 	touch $@
 
 .venv/installed-demo: .venv/installed

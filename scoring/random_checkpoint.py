@@ -1,4 +1,4 @@
-"""Checkpoints of random weights in the genuine layout: the demo model, and any size for benchmarks.
+"""Checkpoints of random weights in the genuine layout, of any size: for benchmarks and tests.
 
 Their words are noise. They go through the same files, names and code as the published weights.
 """
@@ -73,7 +73,8 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 
 def write_demo_checkpoint(directory: Path) -> None:
-    """Write the demo model: two layers, crops of 112 pixels, a vocabulary of characters."""
+    """Write a smallest model that goes by the demo's card: two layers, crops of 112 pixels, a
+    vocabulary of characters. For all that does not depend on what is said."""
     working = directory.with_name(directory.name + ".part")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)

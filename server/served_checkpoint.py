@@ -3,9 +3,8 @@
 import logging
 from pathlib import Path
 
-from scoring.cache_directory import cache_directory
 from scoring.checkpoint import find_weights, locate_checkpoint
-from scoring.errors import CheckpointError
+from scoring.demo_model import demo_checkpoint, has_demo_weights
 
 from .settings import Settings
 
@@ -19,23 +18,10 @@ def served_checkpoint(settings: Settings) -> Path:
     found = find_weights(None, None)
     if found is not None:
         return found
+    is_trained = has_demo_weights()
     logger.warning(
-        "no weights found (--model, AZUREML_MODEL_DIR or the hub's cache): serving the DEMO model, "
-        "whose weights are random and whose words are noise"
+        "no weights found (--model, AZUREML_MODEL_DIR or the hub's cache): "
+        "serving the DEMO model, %s",
+        "a small one for a first look" if is_trained else "random here: its words are noise",
     )
-    return _demo_checkpoint()
-
-
-def _demo_checkpoint() -> Path:
-    directory = cache_directory() / "demo-random-2"
-    if not (directory / "config.json").exists():
-        from scoring.random_checkpoint import write_demo_checkpoint  # imports torch
-
-        try:
-            write_demo_checkpoint(directory)
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            raise CheckpointError(
-                f"the demo model cannot be written to {directory}: {why}"
-            ) from error
-    return directory
+    return demo_checkpoint()

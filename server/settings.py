@@ -41,7 +41,7 @@ class Settings(ClusterSettings, TelemetrySettings, ImageSettings, LimitSettings,
     model: str | None = Field(
         None,
         description="A checkpoint's directory, or one up to four levels above it; or a hub id. "
-        "Unset: AZUREML_MODEL_DIR, else the hub's cache, else a demo of random weights.",
+        "Unset: AZUREML_MODEL_DIR, else the hub's cache, else the small DEMO model.",
     )
     revision: str | None = Field(
         None, description="Commit of the hub id. Unset: the one pinned for a model we know."

@@ -21,7 +21,7 @@ def check_weights(settings: Settings) -> tuple[Path | None, list[Finding]]:
     try:
         checkpoint = find_weights(settings.model, settings.revision)
         if checkpoint is None and settings.model is None:
-            return None, [warning("weights", "none found: a demo of random weights is served")]
+            return None, [warning("weights", "none found: the small DEMO model is served")]
         if checkpoint is None:
             return None, [warning("weights", f"{settings.model} is fetched from the hub first")]
         model = from_checkpoint(checkpoint)

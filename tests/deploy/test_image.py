@@ -1,5 +1,6 @@
 """The image's recipe: what it is built from, and what it must and must not hold."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -68,10 +69,9 @@ def test_the_context_stays_within_what_azure_ml_takes(tmp_path: Path) -> None:
     assert (PROJECT / ".amlignore").read_text() == rules
     lines = [line for line in rules.splitlines() if line and not line.startswith("#")]
     assert lines == ["*", "!Dockerfile", "!dist/*.whl", "!requirements/*.lock"]
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    source = tmp_path / "source"
-    shutil.copytree(PROJECT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "tests"))
-    subprocess.run([*wheel, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=120)
+    environ = os.environ | {"PYTHON": sys.executable, "PIP_NO_BUILD_ISOLATION": "0"}
+    script = PROJECT / "tools" / "image_wheel.sh"
+    subprocess.run([str(script), str(tmp_path)], env=environ, check=True, timeout=120)
     context = [DOCKERFILE, *tmp_path.glob("*.whl"), *(PROJECT / "requirements").glob("*.lock")]
     assert len(context) == 5
     assert len(context) <= MAX_FILES

@@ -186,12 +186,12 @@ def command(*arguments: str) -> list[str]:
 
 
 def run_command(
-    *arguments: str, timeout_s: float = 60.0, **variables: str
+    *arguments: str, timeout_s: float = 60.0, directory: Path = PROJECT, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`phi3v …` to its end."""
+    """`phi3v …` to its end, its packages from the directory."""
     return subprocess.run(
         command(*arguments),
-        cwd=PROJECT,
+        cwd=directory,
         env=environment(**variables),
         capture_output=True,
         text=True,
@@ -202,13 +202,17 @@ def run_command(
 
 @contextmanager
 def spawned(
-    log_file: Path, *arguments: str, variables: Mapping[str, str] | None = None
+    log_file: Path,
+    *arguments: str,
+    variables: Mapping[str, str] | None = None,
+    directory: Path = PROJECT,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """`phi3v …` in the background, its output in log_file. Killed at the end if it still runs."""
+    """`phi3v …` in the background, its output in log_file, its packages from the directory. Killed
+    at the end if it still runs."""
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command(*arguments),
-            cwd=PROJECT,
+            cwd=directory,
             env=environment(**(variables or {})),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -233,13 +237,15 @@ def listening_server(
     *flags: str,
     api_key: str | None = None,
     variables: Mapping[str, str] | None = None,
+    directory: Path = PROJECT,
     start_s: float = START_S,
 ) -> Iterator[RunningServer]:
     """A server whose port is open; its weights may still be loading."""
     arguments = ["serve", "--port", "0", *flags]
     arguments += [] if model is None else ["--model", str(model)]
     key = {} if api_key is None else {"PHI3V_API_KEY": api_key}
-    with spawned(log_file, *arguments, variables={**key, **(variables or {})}) as process:
+    variables = {**key, **(variables or {})}
+    with spawned(log_file, *arguments, variables=variables, directory=directory) as process:
 
         def base_url() -> str | None:
             found = _LISTENING.search(log_file.read_text(errors="replace"))

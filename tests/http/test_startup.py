@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from scoring.checkpoint import find_checkpoint
 
 from .running_server import (
+    PROJECT,
     RunningServer,
     assert_well,
     listening_server,
@@ -283,13 +284,24 @@ def test_a_cache_that_cannot_be_written_to_stops_nobody(
         assert_well(server)
 
 
-def test_a_demo_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+@pytest.fixture
+def without_demo(tmp_path: Path) -> Path:
+    """The packages as an image has them: without the demo's weights."""
+    without_weights = shutil.ignore_patterns("*.safetensors")
+    for name in ("server", "scoring", "model_config"):
+        shutil.copytree(PROJECT / name, tmp_path / "packages" / name, ignore=without_weights)
+    return tmp_path / "packages"
+
+
+def test_a_demo_that_cannot_be_written_is_told_in_a_line(
+    tmp_path: Path, without_demo: Path
+) -> None:
     """A file of its name is in the way."""
     cache = tmp_path / "phi3v-server"
     cache.mkdir()
     (cache / "demo-random-2").write_text("not a directory")
     variables = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hub")}
-    result = run_command("serve", "--port", "0", **variables)
+    result = run_command("serve", "--port", "0", directory=without_demo, **variables)
     assert result.returncode == 1
     assert "the demo model cannot be written to" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
@@ -339,15 +351,25 @@ def test_a_model_that_is_named_comes_before_azuremls_mount(
 
 
 def test_without_any_weights_the_demo_is_served_and_says_so(tmp_path: Path) -> None:
-    """Built on the spot, in the user's cache; there the next start finds it."""
-    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub")}
+    variables = {"HF_HOME": str(tmp_path / "hub")}
     with listening_server(tmp_path / "log", None, variables=variables) as server:
-        assert server.get("/info").json()["model_name"] == "phi3v-demo"
-        assert "noise" in server.log
-    (demo,) = (tmp_path / "cache" / "phi3v-server").glob("demo-*")
-    written = {file: file.stat().st_mtime_ns for file in demo.iterdir()}
-    with listening_server(tmp_path / "log2", None, variables=variables):
-        assert {file: file.stat().st_mtime_ns for file in demo.iterdir()} == written
+        assert server.get("/info").json()["notice"].startswith("DEMO: ")
+        assert "serving the DEMO model, a small one for a first look" in server.log
+
+
+def test_without_the_demos_weights_random_ones_are_made_once(
+    tmp_path: Path, without_demo: Path
+) -> None:
+    """In the user's cache, for the next start."""
+    variables = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub")}
+    demo = tmp_path / "cache" / "phi3v-server" / "demo-random-2"
+    written = []
+    for number in range(2):
+        log = tmp_path / f"log{number}"
+        with listening_server(log, None, variables=variables, directory=without_demo) as server:
+            assert "its words are noise" in server.log
+        written.append({file: file.stat().st_mtime_ns for file in demo.iterdir()})
+    assert written[0] == written[1] != {}
 
 
 def test_a_card_may_be_named(demo_checkpoint: Path, tmp_path: Path) -> None:

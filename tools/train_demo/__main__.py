@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from scoring.demo_model import DEMO
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
@@ -22,7 +24,7 @@ def train(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument()],
+    checkpoint: Annotated[Path, typer.Argument()] = DEMO,
     drawings: Annotated[int, typer.Option(min=1)] = 1000,
     show_wrong: Annotated[int, typer.Option(help="So many wrong answers, too.")] = 0,
 ) -> None:

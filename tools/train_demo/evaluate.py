@@ -23,7 +23,7 @@ from .small_talk import asked_about_none, small_talk, without_picture
 _SEED = "evaluation"
 _QUESTIONS_OF_A_DRAWING = 4
 _MAX_TOKENS = 128
-_AT_A_TIME = 200
+_AT_A_TIME = 50
 GOALS = {
     "color": 97,
     "shape": 97,
@@ -54,7 +54,14 @@ class Model:
         self._tokenizer = load_tokenizer(checkpoint)
         self._prompts = PromptBuilder(self._tokenizer, card_for(config.name_or_path), config.vision)
         self._engine: Engine = build_engine(
-            EngineConfig(checkpoint, kv_cache_bytes=1 << 30), lambda done, total: None
+            EngineConfig(
+                checkpoint,
+                kv_cache_bytes=1 << 30,
+                # Nobody waits for a token here: prompts come whole.
+                prompt_share=512,
+                crops_share=17.0,
+            ),
+            lambda done, total: None,
         )
 
     def answers(self, conversations: Iterable[list[ChatMessage]]) -> list[str]:

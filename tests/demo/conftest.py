@@ -1,0 +1,23 @@
+"""The server as `make serve` starts it where no weights are found, and the official client."""
+
+from collections.abc import Iterator
+
+import pytest
+from azure.ai.inference import ChatCompletionsClient
+from azure.core.credentials import AzureKeyCredential
+
+from ..http.running_server import RunningServer, ready_server
+
+
+@pytest.fixture(scope="package")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    directory = tmp_path_factory.mktemp("demo")
+    variables = {"HF_HOME": str(directory / "hub")}
+    with ready_server(directory / "log", None, variables=variables) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def client(demo: RunningServer) -> Iterator[ChatCompletionsClient]:
+    with ChatCompletionsClient(demo.base_url, AzureKeyCredential("unused")) as client:
+        yield client

@@ -1,0 +1,67 @@
+"""The model that is trained is the model that is served."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model_config import ModelConfig, from_checkpoint
+from scoring.demo_model import DEMO
+from scoring.image_processor import to_hd_picture
+from scoring.models.phi3_vision import Phi3VisionForCausalLM
+from scoring.prompt import ChatImage, ChatMessage
+from scoring.sequence import ImageSpan, SamplingParams, Sequence
+from scoring.weights import load_model
+from tools.train_demo import dense
+from tools.train_demo.rows import Row, RowBuilder
+
+from ..http.pictures import colourful
+from ..parity.test_forward import forward
+
+QUESTIONS = ("What color is it?", "What does it say?", "Describe the picture.")
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def config() -> ModelConfig:
+    return from_checkpoint(DEMO)
+
+
+@pytest.fixture(scope="module")
+def model(config: ModelConfig) -> Phi3VisionForCausalLM:
+    return load_model(DEMO, config, torch.device("cpu"), torch.float32, lambda done, total: None)
+
+
+def conversation(question: str, image: Image.Image | None) -> list[ChatMessage]:
+    images = (ChatImage(image),) if image else ()
+    return [ChatMessage("user", question, images), ChatMessage("assistant", "It is a red circle.")]
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (400, 130), (64, 64)])
+def test_logits_in_training_are_those_of_the_engine(
+    model: Phi3VisionForCausalLM, config: ModelConfig, size: tuple[int, int]
+) -> None:
+    """Several questions share a row and a picture there; the engine is asked one at a time."""
+    image = colourful(*size)
+    builder = RowBuilder(DEMO, config)
+    together = builder.row_of([conversation(text, image) for text in QUESTIONS], ["", "", ""])
+    alone = [builder.row_of([conversation(text, image)], [""]) for text in QUESTIONS]
+    batch = dense.to_batch([together])
+    with torch.inference_mode():
+        trained = dense.answer_logits(model, batch, dense.see(model, batch.pictures)).numpy()
+    served = np.concatenate([engine_logits(model, config, row, image) for row in alone])
+    np.testing.assert_allclose(trained, served, rtol=0, atol=TOLERANCE)
+
+
+def engine_logits(
+    model: Phi3VisionForCausalLM, config: ModelConfig, row: Row, image: Image.Image
+) -> np.ndarray:
+    """At the tokens before each of the answer's."""
+    span = ImageSpan(to_hd_picture(image, config.vision), row.token_ids.index(-1))
+    sequence = Sequence("row", row.token_ids, SamplingParams(max_tokens=1), (span,))
+    before = [index - 1 for index, is_answer in enumerate(row.is_answer) if is_answer]
+    return forward(model, config, sequence).logits(slice(None))[before]
+
+
+def test_the_weights_are_small_enough_for_the_package() -> None:
+    assert (DEMO / "model.safetensors").stat().st_size <= 16_000_000
