@@ -52,10 +52,10 @@ def test_without_a_terminal_a_finding_is_a_line(demo_checkpoint: Path) -> None:
     assert [line.split()[1] for line in lines].count("plan") == 4
 
 
-def test_without_weights_the_demo_is_announced_and_not_made(tmp_path: Path) -> None:
+def test_without_weights_the_demo_is_announced(tmp_path: Path) -> None:
     result = doctor("--json", "--port", "0", XDG_CACHE_HOME=str(tmp_path))
     assert failures(result) == {}
-    assert "demo" in findings(result)["weights"]["text"]
+    assert "DEMO model" in findings(result)["weights"]["text"]
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
