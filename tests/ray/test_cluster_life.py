@@ -16,7 +16,7 @@ from .conftest import ready_cluster, replica_processes
 
 # Its death is seen in two seconds; starting another takes a few, on cores that have nothing else
 # to do.
-_REPLACED_S = 60.0
+_REPLACED_S = 30.0
 
 
 @pytest.fixture(scope="module")
