@@ -20,7 +20,7 @@ class PlaygroundFile:
 
 
 def _read() -> dict[str, PlaygroundFile]:
-    files = [f for f in resources.files(__package__).joinpath("playground").iterdir()]
+    files = resources.files(__package__).joinpath("playground").iterdir()
     return {
         file.name: PlaygroundFile(file.read_bytes(), _TYPES[PurePath(file.name).suffix])
         for file in files

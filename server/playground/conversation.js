@@ -2,7 +2,7 @@
 
 import { element, render } from "./markdown.js";
 
-/** A turn: { role, text, picture, footer, error, article }. An answer's text grows. */
+/** A turn: { role, text, picture, failed } and its elements, { article, words, footer }. */
 export class Conversation {
   constructor(log) {
     this.log = log;

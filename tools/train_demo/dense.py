@@ -89,7 +89,7 @@ def new_model(model: Phi3VisionForCausalLM, seed: int) -> None:
 def _see_near_first(tower: CLIPVisionModel, generator: torch.Generator) -> None:
     """Begin with patches that attend to their like and their neighbours: positions that are waves
     over the crop, and queries that look for their own keys ("Mimetic initialization of
-    self-attention layers", Trockman and Kolter, 2023). The tower then learns in half the steps."""
+    self-attention layers", Trockman and Kolter, 2023)."""
     positions = tower.embeddings.position_embedding.weight
     side, width = math.isqrt(len(positions) - 1), positions.shape[1]
     frequencies = 1.5 * 16.0 ** (-torch.arange(width // 4) / (width // 4 - 1))
