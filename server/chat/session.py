@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..client.endpoint import Endpoint
 from ..client.errors import ClientError
-from ..client.readiness import wait_until_ready
+from ..client.readiness import notice_of, wait_until_ready
 from ..client.terminal_text import printable
 from .conversation import Conversation, to_picture
 from .prompt_line import PromptLine
@@ -68,8 +68,8 @@ class Session:
         with self._console.status("") as status:
             wait_until_ready(self._endpoint, status.update)
         title = Text(printable(self._model), style="bold")
-        if self._model.lower() == "phi3v-demo":
-            title.append(" DEMO", style="bold yellow")
+        if notice := notice_of(self._endpoint):
+            title.append(f" {printable(notice.partition(':')[0])}", style="bold yellow")
         self._console.print(title.append(f" at {self._endpoint.url}", style="not bold dim"))
         self._say("/help tells the commands, Ctrl-D leaves")
 

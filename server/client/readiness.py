@@ -28,6 +28,13 @@ def served_model(endpoint: Endpoint) -> str:
         raise AnswerError(f"{endpoint.url} does not answer as an OpenAI or Azure model") from None
 
 
+def notice_of(endpoint: Endpoint) -> str | None:
+    """What /info says beside the model's name, as of a demo. Raises NoServerError."""
+    with endpoint.client(_PROBE_S) as client:
+        notice = _state(_get(client, endpoint, "/info")).get("notice")
+    return notice if isinstance(notice, str) else None
+
+
 def wait_until_ready(
     endpoint: Endpoint,
     say: Callable[[str], None],
