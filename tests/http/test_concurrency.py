@@ -88,15 +88,16 @@ def test_afterwards_no_thread_and_no_file_is_left(
         return [server.num_fds(), *(n for e in engines for n in (e.num_fds(), e.num_threads()))]
 
     def is_back() -> bool:
-        return all(now <= then for now, then in zip(held(), before, strict=True))
+        connections = [connection.status for connection in server.net_connections("tcp")]
+        same = all(now <= then for now, then in zip(held(), before, strict=True))
+        return same and connections == ["LISTEN"]
 
     storm()
     before, num_threads = held(), server.num_threads()
     for _ in range(4):
         storm()
     # A client's goodbye may be seen a moment later.
-    wait_until(is_back, 5, f"files and threads are {before} again")
-    assert [c.status for c in server.net_connections("tcp")] == ["LISTEN"]
+    wait_until(is_back, 5, f"files and threads are {before} again, and no connection is left")
     # The server's own worker threads come and go between requests; they are fewer than callers.
     assert server.num_threads() <= num_threads + NUM_STREAMS
 
