@@ -17,6 +17,7 @@ from .dockerfile import PROJECT, last_stage
 DEPLOY = PROJECT / "deploy"
 DEPLOYMENTS = [PROJECT / "deployment.yml", *sorted(DEPLOY.glob("deployment-*.yml"))]
 ENVIRONMENTS = sorted(DEPLOY.glob("environment*.yml"))
+BATCH = DEPLOY / "batch"
 # Of the documentation's list, those that the model fits.
 SKUS = {
     "Standard_NC24ads_A100_v4",
@@ -28,12 +29,26 @@ SKUS = {
 LOAD = """
 import json, logging, sys, warnings
 warnings.simplefilter("ignore"); logging.disable()
-from azure.ai.ml import load_environment, load_online_deployment, load_online_endpoint
+from azure.ai.ml import (
+    load_batch_endpoint, load_compute, load_environment,
+    load_online_deployment, load_online_endpoint,
+)
+from azure.ai.ml.entities._load_functions import load_model_batch_deployment
 
 found = {}
 for file in sys.argv[1:]:
     name = file.rpartition("/")[2]
-    if name.startswith("deployment"):
+    if "/batch/" in file and not name.startswith("environment"):
+        load = {
+            "deployment.yml": load_model_batch_deployment,
+            "endpoint.yml": load_batch_endpoint,
+            "compute.yml": load_compute,
+        }[name]
+        one = load(file)
+        found[file] = one._to_dict()
+        if name == "deployment.yml":
+            found[file]["rest"] = one._to_rest_object("x").as_dict()["properties"]
+    elif name.startswith("deployment"):
         deployment = load_online_deployment(file)
         deployment._validate()  # raises
         found[file] = {
@@ -57,6 +72,7 @@ def load(file: Path) -> dict[str, Any]:
 def loaded() -> dict[str, Any]:
     """What azure-ai-ml makes of every file."""
     files = [*map(str, DEPLOYMENTS), *map(str, ENVIRONMENTS), str(DEPLOY / "endpoint.yml")]
+    files += map(str, BATCH.glob("*.yml"))
     done = subprocess.run(
         [python_with("azure-ai-ml==1.35.2"), "-c", LOAD, *files],
         capture_output=True, text=True, timeout=120, check=False,
@@ -138,3 +154,29 @@ def test_the_endpoint_has_a_name_that_is_allowed() -> None:
     endpoint = load(DEPLOY / "endpoint.yml")
     assert re.fullmatch(r"[A-Za-z][-A-Za-z0-9]{1,30}[A-Za-z0-9]", endpoint["name"])
     assert {load(file)["endpoint_name"] for file in DEPLOYMENTS} == {endpoint["name"]}
+
+
+def test_the_batch_endpoints_files_load_and_fit_together(loaded: dict[str, Any]) -> None:
+    endpoint, deployment, compute, environment = (
+        loaded[str(BATCH / f"{name}.yml")]
+        for name in ("endpoint", "deployment", "compute", "environment")
+    )
+    assert deployment["rest"]["retrySettings"] == {"maxRetries": 3, "timeout": "PT10H"}
+    assert deployment["endpoint_name"] == endpoint["name"]
+    assert deployment["compute"] == f"azureml:{compute['name']}"
+    assert deployment["environment"] == f"azureml:{environment['name']}@latest"
+    assert compute["size"] in SKUS
+    assert compute["min_instances"] == 0, "machines that wait for jobs cost"
+    code = deployment["code_configuration"]
+    assert (BATCH / code["code"] / code["scoring_script"]).is_file()
+
+
+def test_the_server_takes_the_batch_deployments_variables() -> None:
+    from server.settings import load_settings
+
+    settings = load(BATCH / "deployment.yml")["settings"]
+    variables = settings["environment_variables"] | {"AZUREML_MODEL_DIR": "/var/azureml-model"}
+    given = {"host": "127.0.0.1"}  # by the script
+    assert load_settings(given, last_stage().environment | variables).device == "cuda"
+    assert settings["output_action"] == "summary_only", "the script writes the answers itself"
+    assert settings["error_threshold"] == 0, "a job that lost a file has not succeeded"
