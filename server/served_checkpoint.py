@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from scoring.checkpoint import find_weights, locate_checkpoint
-from scoring.demo_model import demo_checkpoint, has_demo_weights
+from scoring.demo_model import DEMO, demo_checkpoint
 
 from .settings import Settings
 
@@ -18,10 +18,10 @@ def served_checkpoint(settings: Settings) -> Path:
     found = find_weights(None, None)
     if found is not None:
         return found
-    is_trained = has_demo_weights()
+    checkpoint = demo_checkpoint()
     logger.warning(
         "no weights found (--model, AZUREML_MODEL_DIR or the hub's cache): "
         "serving the DEMO model, %s",
-        "a small one for a first look" if is_trained else "random here: its words are noise",
+        "a small one for a first look" if checkpoint == DEMO else "random here: its words are noise",
     )
-    return demo_checkpoint()
+    return checkpoint
