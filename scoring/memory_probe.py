@@ -55,14 +55,14 @@ class CudaMeter:
 # Of the sequences that decode: together as many keys as a gather takes at a time.
 _OTHERS_CONTEXT = 1024
 # Of a GPU's memory, what may be used in all; the rest is for the driver and fragmentation.
-_GPU_FRACTION = 0.9
+GPU_FRACTION = 0.9
 
 
 def cuda_limit() -> int:
     """What this process may have of the current device's memory, beside what others have of it."""
     free, total = torch.cuda.mem_get_info()
     others = total - free - torch.cuda.memory_reserved()
-    return int(_GPU_FRACTION * total) - others
+    return int(GPU_FRACTION * total) - others
 
 
 def measure_step(
