@@ -22,6 +22,8 @@ def served_checkpoint(settings: Settings) -> Path:
     logger.warning(
         "no weights found (--model, AZUREML_MODEL_DIR or the hub's cache): "
         "serving the DEMO model, %s",
-        "a small one for a first look" if checkpoint == DEMO else "random here: its words are noise",
+        "a small one for a first look"
+        if checkpoint == DEMO
+        else "random here: its words are noise",
     )
     return checkpoint

@@ -12,7 +12,7 @@ from azure.core.credentials import AzureKeyCredential
 from scoring.scheduler import ScheduledRow
 
 from ..http.parrot import Parrot, ParrotServer, parrot_server
-from ..http.running_server import Endpoint, RunningServer, ready_server, wait_until
+from ..http.running_server import Endpoint, Ready, RunningServer, wait_until
 from ..http.session_checkpoints import demo_checkpoint
 from .rechunking_proxy import rechunked
 
@@ -31,12 +31,12 @@ WAYS: dict[str, Callable[[str], AbstractContextManager[str]]] = {
 
 @pytest.fixture(scope="package")
 def keyed(
-    demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, ready: Ready
 ) -> Iterator[RunningServer]:
     """The demo model, for those who have the key. The samples ask for 2048 tokens, which nobody
     waits for: a short context cuts them."""
     log = tmp_path_factory.mktemp("logs") / "keyed.log"
-    with ready_server(log, demo_checkpoint, "--max-model-len", "600", api_key=KEY) as server:
+    with ready(log, demo_checkpoint, "--max-model-len", "600", api_key=KEY) as server:
         yield server
 
 

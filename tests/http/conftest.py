@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from .parrot import Parrot, ParrotServer, parrot_server
-from .running_server import RunningServer, ready_server
+from .running_server import Ready, RunningServer
 from .session_checkpoints import demo_checkpoint, tiny_checkpoint
 
 __all__ = ["demo_checkpoint", "tiny_checkpoint"]
@@ -22,26 +22,26 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo(demo_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
+def demo(demo_checkpoint: Path, logs: Path, ready: Ready) -> Iterator[RunningServer]:
     """The demo model, open to anyone on loopback."""
-    with ready_server(logs / "demo.log", demo_checkpoint) as server:
+    with ready(logs / "demo.log", demo_checkpoint) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
+def tiny(tiny_checkpoint: Path, logs: Path, ready: Ready) -> Iterator[RunningServer]:
     """The tiny model in the genuine layout with the genuine tokenizer, in float32."""
-    with ready_server(logs / "tiny.log", tiny_checkpoint, "--dtype", "float32") as server:
+    with ready(logs / "tiny.log", tiny_checkpoint, "--dtype", "float32") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def small(demo_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
+def small(demo_checkpoint: Path, logs: Path, ready: Ready) -> Iterator[RunningServer]:
     """The demo model with a key and the tightest limits: a context of CONTEXT tokens, bodies of
     1 MiB, and one request at a time with nobody waiting."""
     flags = ["--max-model-len", str(CONTEXT), "--max-body-mib", "1"]
     flags += ["--max-num-seqs", "1", "--max-queued-requests", "0"]
-    with ready_server(logs / "small.log", demo_checkpoint, *flags, api_key=KEY) as server:
+    with ready(logs / "small.log", demo_checkpoint, *flags, api_key=KEY) as server:
         yield server
 
 

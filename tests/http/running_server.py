@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class Endpoint:
         self.base_url = base_url
         self.api_key = api_key
         self.golden: str | None = None
+        self.health_s = 1.0
+        """Seconds that a health probe may take."""
         self._log_seen = 0
 
     @property
@@ -161,11 +163,11 @@ class RunningServer(Endpoint):
 def assert_well(server: Endpoint) -> None:
     """The server is as well as before."""
     with server.client(timeout=httpx.Timeout(60.0)) as client:
-        assert client.get("/health/live", timeout=1.0).status_code == 200
-        assert client.get("/health/ready", timeout=1.0).status_code == 200
+        assert client.get("/health/live", timeout=server.health_s).status_code == 200
+        assert client.get("/health/ready", timeout=server.health_s).status_code == 200
         wait_until(
             lambda: is_idle(client.get("/health/ready").json()),
-            2.0,
+            2 * server.health_s,
             "the server is idle and all blocks are free or cached",
         )
         answer = client.post("/chat/completions", json=_GOLDEN).json()
@@ -258,6 +260,10 @@ def listening_server(
         if process.poll() is None:  # else the test ended it
             process.terminate()
             assert process.wait(30) == 0, server.log
+
+
+Ready = Callable[..., AbstractContextManager["RunningServer"]]
+"""What starts a server: ready_server, and what takes the same arguments."""
 
 
 @contextmanager

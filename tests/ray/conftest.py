@@ -1,25 +1,17 @@
-"""A real cluster on this machine, started by the documented command. Skipped without the extra."""
+"""Real clusters on this machine. Skipped without the extra."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
-from ..http.running_server import RunningServer, listening_server, wait_until
+from ..http.running_server import RunningServer
 from ..http.session_checkpoints import demo_checkpoint
+from .ray_cluster import ready_cluster
 
-__all__ = ["demo_checkpoint"]
-
-_FLAGS = (
-    *("--cluster", "ray", "--device", "cpu", "--kv-cache-gib", "0.2"),
-    # Fewer than there are: cores are what Ray counts, not what it binds to.
-    *("--replica-cpus", "0.4", "--ingress-cpus", "0.4"),
-)
-_START_S = 300.0
+__all__ = ["demo_checkpoint", "ready_cluster"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,38 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the session's servers log to."""
     return tmp_path_factory.mktemp("ray-logs")
-
-
-@contextmanager
-def ready_cluster(
-    log_file: Path,
-    model: Path,
-    *flags: str,
-    api_key: str | None = None,
-    variables: Mapping[str, str] | None = None,
-) -> Iterator[RunningServer]:
-    """`phi3v serve --cluster ray`, once all its engines take requests."""
-    with listening_server(
-        log_file,
-        model,
-        *_FLAGS,
-        *flags,
-        api_key=api_key,
-        variables={"RAY_USAGE_STATS_ENABLED": "0", **(variables or {})},
-        start_s=_START_S,
-    ) as server:
-
-        def is_ready() -> bool:
-            assert server.process.poll() is None, server.log
-            try:  # until there is an ingress, Ray's proxy holds what comes
-                answer = server.request("GET", "/health/ready", timeout=10.0)
-            except httpx.TimeoutException:
-                return False
-            return bool(answer.json()["status"] == "ready")
-
-        wait_until(is_ready, _START_S, "all replicas of the cluster are ready")
-        server.remember_golden()
-        yield server
 
 
 @pytest.fixture(scope="session")
