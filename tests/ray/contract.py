@@ -13,7 +13,7 @@ SHARED = {"demo", "tiny", "small", "keyed"}
 
 APART = {
     "test_what_is_not_http_is_hung_up_on": "Ray's proxy reads the heads",
-    "test_each_request_is_one_line_in_the_log_and_probes_are_none": "Ray's own lines stand beside",
+    "test_each_request_is_one_line_in_the_log_and_probes_are_none": "Ray forwards the log, later",
 }
 """Tests of one process, though they share it: by name, and why."""
 
