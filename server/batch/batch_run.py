@@ -60,7 +60,7 @@ class BatchRun:
                 await asyncio.sleep(0)  # many in a row hold up no answer, and no signal
                 continue
             if isinstance(line, BadLine):
-                result = error_of(line.custom_id, "invalid_line", line.message, line.number)
+                result = error_of(line.custom_id, "invalid_line", line.message, line.place)
                 await asyncio.sleep(0)
             else:
                 result = await self._sender.send(line)

@@ -16,10 +16,21 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class BatchRequest:
-    """A line that can be sent. number: counted from 1; num_bytes: of the line."""
+class Place:
+    """Where a line stands. number: counted from 1; file: where the input has several."""
 
     number: int
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return f"line {self.number}" + (f" of {self.file}" if self.file else "")
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """A line that can be sent. num_bytes: of the line."""
+
+    place: Place
     num_bytes: int
     custom_id: str
     url: str
@@ -30,7 +41,7 @@ class BatchRequest:
 class BadLine:
     """A line that cannot. custom_id: where the line has one, and no line before it."""
 
-    number: int
+    place: Place
     num_bytes: int
     custom_id: str | None
     message: str
@@ -54,29 +65,29 @@ def split_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         yield line, num_bytes
 
 
-def parse_line(line: bytes, number: int, num_bytes: int) -> BatchRequest | BadLine:
+def parse_line(line: bytes, place: Place, num_bytes: int) -> BatchRequest | BadLine:
     """What a line asks for, or what is wrong with it."""
     if num_bytes > MAX_LINE_BYTES:
         return BadLine(
-            number,
+            place,
             num_bytes,
             None,
             f"it has {num_bytes / 2**20:.0f} MiB; {MAX_LINE_BYTES >> 20} are allowed",
         )
     try:
-        value = decode(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
+        value = decode(line.removeprefix(_BYTE_ORDER_MARK) if place.number == 1 else line)
     except json.JSONDecodeError as error:
-        return BadLine(number, num_bytes, None, f"it is not JSON: {error.msg}")
+        return BadLine(place, num_bytes, None, f"it is not JSON: {error.msg}")
     if not isinstance(value, dict):
-        return BadLine(number, num_bytes, None, "it is no JSON object")
+        return BadLine(place, num_bytes, None, "it is no JSON object")
     custom_id = value.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= _MAX_ID_LENGTH:
         wanted = f"custom_id must be a text of 1 to {_MAX_ID_LENGTH} characters"
-        return BadLine(number, num_bytes, None, wanted)
+        return BadLine(place, num_bytes, None, wanted)
     wrong = _what_is_wrong(value)
     if wrong is not None:
-        return BadLine(number, num_bytes, custom_id, wrong)
-    return BatchRequest(number, num_bytes, custom_id, value["url"], value["body"])
+        return BadLine(place, num_bytes, custom_id, wrong)
+    return BatchRequest(place, num_bytes, custom_id, value["url"], value["body"])
 
 
 def _what_is_wrong(line: dict[str, Any]) -> str | None:

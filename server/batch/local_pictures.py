@@ -5,6 +5,7 @@ beside the batch file as the URL. Such files are read on the machine that reads 
 never by a server.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,28 +19,33 @@ _HERE = ("", "localhost")
 
 def with_local_pictures(body: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The body with every picture that is named by path as a data URL; folder: where paths begin.
-    What is not as a body should be is left as it is, for the server to judge. Raises
-    PictureFileError."""
+    Raises PictureFileError."""
+    return with_pictures(body, lambda path: to_data_url(folder / path))
+
+
+def with_pictures(body: dict[str, Any], to_url: Callable[[str], str]) -> dict[str, Any]:
+    """The body with every path of a picture as the URL that to_url makes of it. What is not as a
+    body should be is left as it is, for the server to judge. Raises what to_url raises."""
     messages = body.get("messages")
     if not isinstance(messages, list):
         return body
-    return {**body, "messages": [_read_message(message, folder) for message in messages]}
+    return {**body, "messages": [_read_message(message, to_url) for message in messages]}
 
 
-def _read_message(message: Any, folder: Path) -> Any:
+def _read_message(message: Any, to_url: Callable[[str], str]) -> Any:
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
         return message
-    return {**message, "content": [_read_part(part, folder) for part in message["content"]]}
+    return {**message, "content": [_read_part(part, to_url) for part in message["content"]]}
 
 
-def _read_part(part: Any, folder: Path) -> Any:
+def _read_part(part: Any, to_url: Callable[[str], str]) -> Any:
     image = part.get("image_url") if isinstance(part, dict) else None
     if not isinstance(image, dict) or not isinstance(image.get("url"), str):
         return part
     path = _path_of(image["url"])
     if not path:
         return part
-    return {**part, "image_url": {**image, "url": to_data_url(folder / path)}}
+    return {**part, "image_url": {**image, "url": to_url(path)}}
 
 
 def _path_of(url: str) -> str | None:

@@ -78,7 +78,7 @@ class ResultFile:
             ) from None
         if not result.is_answer or not isinstance(result.custom_id, str):
             return False
-        return self.answered.add(result.custom_id, number) is None
+        return self.answered.add(result.custom_id, f"line {number}") is None
 
     def _rewrite(self) -> None:
         """Put a file of the answers alone in its place, once it is whole."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..json_response import to_ascii_json
+from .lines import Place
 
 # What every line begins with that is written here: a file's last line that begins otherwise is not
 # one of ours that was cut off.
@@ -41,9 +42,11 @@ def answer_of(custom_id: str, status_code: int, request_id: str, body: Any) -> B
     return BatchResult(custom_id, response, None)
 
 
-def error_of(custom_id: str | None, code: str, message: str, line: int) -> BatchResult:
-    """line: its number in the input; the message names it, too."""
-    error = {"code": code, "message": f"line {line}: {message}", "line": line}
+def error_of(custom_id: str | None, code: str, message: str, place: Place) -> BatchResult:
+    """place: in the input; the message names it, too."""
+    error = {"code": code, "message": f"{place}: {message}", "line": place.number}
+    if place.file is not None:
+        error["file"] = place.file
     return BatchResult(custom_id, None, error)
 
 

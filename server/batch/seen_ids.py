@@ -10,23 +10,23 @@ class SeenIds:
     def __init__(self) -> None:
         self._database = sqlite3.connect("")
         self._database.execute(
-            "CREATE TABLE seen (id TEXT PRIMARY KEY, line INTEGER NOT NULL) WITHOUT ROWID"
+            "CREATE TABLE seen (id TEXT PRIMARY KEY, place TEXT NOT NULL) WITHOUT ROWID"
         )
 
-    def add(self, custom_id: str, line: int) -> int | None:
-        """Remember that this line has the id → the earlier line that has it, which stays."""
-        earlier = self._line_of(custom_id)
+    def add(self, custom_id: str, place: str) -> str | None:
+        """Remember where the id stands → the earlier place where it does, which stays."""
+        earlier = self._place_of(custom_id)
         if earlier is None:
-            self._database.execute("INSERT INTO seen VALUES (?, ?)", (custom_id, line))
+            self._database.execute("INSERT INTO seen VALUES (?, ?)", (custom_id, place))
         return earlier
 
     def __contains__(self, custom_id: str) -> bool:
-        return self._line_of(custom_id) is not None
+        return self._place_of(custom_id) is not None
 
     def close(self) -> None:
         self._database.close()
 
-    def _line_of(self, custom_id: str) -> int | None:
-        found = self._database.execute("SELECT line FROM seen WHERE id = ?", (custom_id,))
+    def _place_of(self, custom_id: str) -> str | None:
+        found = self._database.execute("SELECT place FROM seen WHERE id = ?", (custom_id,))
         row = found.fetchone()
-        return row and int(row[0])
+        return row and str(row[0])

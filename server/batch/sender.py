@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -11,7 +11,6 @@ from ..client.answers import retry_after_s, to_client_error, to_error
 from ..client.errors import NoServerError, PictureFileError
 from ..json_response import to_ascii_json
 from .lines import BatchRequest
-from .local_pictures import with_local_pictures
 from .results import BatchResult, answer_of, error_of
 
 _PROBE_S = 10.0
@@ -30,19 +29,20 @@ class RetryPolicy:
 
 
 class Sender:
-    """Sends what it is given. url: the server's, for messages; folder: where paths begin."""
+    """Sends what it is given. url: the server's, for messages; read_pictures: a request's body with
+    the pictures that it names by path, called in a thread; raises PictureFileError."""
 
     def __init__(
         self,
         client: httpx.AsyncClient,
         url: str,
-        folder: Path,
+        read_pictures: Callable[[BatchRequest], dict[str, Any]],
         policy: RetryPolicy,
         on_retry: Callable[[str], None],
     ) -> None:
         self._client = client
         self._url = url
-        self._folder = folder
+        self._read_pictures = read_pictures
         self._policy = policy
         self._on_retry = on_retry
 
@@ -52,9 +52,9 @@ class Sender:
         Raises RightsError and NoServerError where no other line would fare better.
         """
         try:
-            body = with_local_pictures(request.body, self._folder)
+            body = await asyncio.to_thread(self._read_pictures, request)
         except PictureFileError as error:
-            return error_of(request.custom_id, "unreadable_picture", str(error), request.number)
+            return error_of(request.custom_id, "unreadable_picture", str(error), request.place)
         content = to_ascii_json(body).encode("ascii")
         waited_s, num_failures = 0.0, 0
         while True:
@@ -75,7 +75,7 @@ class Sender:
                 if num_failures >= self._policy.num_tries:
                     await self._check_server()
                     break
-            self._on_retry(f"line {request.number}: {_told(outcome)}; again in {pause_s:g} s")
+            self._on_retry(f"{request.place}: {_told(outcome)}; again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
         return _to_result(request, outcome)
 
@@ -118,11 +118,11 @@ def _told(outcome: httpx.Response | httpx.HTTPError) -> str:
 def _to_result(request: BatchRequest, outcome: httpx.Response | httpx.HTTPError) -> BatchResult:
     if isinstance(outcome, httpx.HTTPError):
         message = f"the connection failed {type(outcome).__name__}"
-        return error_of(request.custom_id, "connection_failed", message, request.number)
+        return error_of(request.custom_id, "connection_failed", message, request.place)
     try:
         body = outcome.json()
     except ValueError:
         message = f"the answer, of status {outcome.status_code}, is not JSON"
-        return error_of(request.custom_id, "bad_answer", message, request.number)
+        return error_of(request.custom_id, "bad_answer", message, request.place)
     request_id = outcome.headers.get("x-request-id", "")
     return answer_of(request.custom_id, outcome.status_code, request_id, body)

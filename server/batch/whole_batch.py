@@ -14,8 +14,9 @@ from ..client.endpoint import Endpoint, to_endpoint
 from ..client.errors import ClientError
 from ..client.readiness import served_model, wait_until_ready
 from ..settings import load_settings
-from .batch_input import read_batch
+from .batch_input import judge_lines, parse_lines
 from .batch_run import BatchRun
+from .local_pictures import with_local_pictures
 from .own_server import own_server
 from .progress import BatchProgress
 from .result_file import ResultFile
@@ -108,8 +109,14 @@ def _run(
 ) -> Outcome:
     async def run() -> signal.Signals | None:
         async with endpoint.async_client(timeout_s, concurrency + 1) as client:
-            sender = Sender(client, endpoint.url, files.folder, RetryPolicy(), progress.say)
-            lines = read_batch(files.lines, files.results.answered)
+            sender = Sender(
+                client,
+                endpoint.url,
+                lambda request: with_local_pictures(request.body, files.folder),
+                RetryPolicy(),
+                progress.say,
+            )
+            lines = judge_lines(parse_lines(files.lines), files.results.answered)
             batch = BatchRun(lines, sender, files.results, progress, concurrency)
             await batch.run()
             return batch.signal

@@ -9,7 +9,7 @@ from pathlib import Path
 from .errors import PictureFileError
 
 # The server bounds what it takes (--max-image-mib); this bounds what is read here.
-_MAX_MIB = 64
+MAX_MIB = 64
 # How the formats begin that ..images reads; importing it would triple the start of a command.
 _TYPES = {
     "jpeg": re.compile(rb"\xff\xd8\xff"),
@@ -29,16 +29,21 @@ def to_data_url(path: Path) -> str:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise PictureFileError(f"the picture {path} is no file")
-            if found.st_size > _MAX_MIB << 20:
-                raise PictureFileError(f"the picture {path} has more than {_MAX_MIB} MiB")
-            content = file.read(_MAX_MIB << 20)
+            if found.st_size > MAX_MIB << 20:
+                raise PictureFileError(f"the picture {path} has more than {MAX_MIB} MiB")
+            content = file.read(MAX_MIB << 20)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise PictureFileError(f"the picture {path} cannot be read: {why}") from error
-    kind = next((name for name, begins in _TYPES.items() if begins.match(content)), None)
+    return content_url(content, str(path))
+
+
+def content_url(content: bytes, name: str) -> str:
+    """name: for the message. Raises PictureFileError unless it begins like a picture."""
+    kind = next((kind for kind, begins in _TYPES.items() if begins.match(content)), None)
     if kind is None:
         formats = ", ".join(_TYPES).upper()
-        raise PictureFileError(f"{path} is no picture of the formats {formats}")
+        raise PictureFileError(f"{name} is no picture of the formats {formats}")
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
