@@ -65,7 +65,7 @@ class BatchRun:
             else:
                 result = await self._sender.send(line)
             self._results.write(result)
-            self._progress.done(line.num_bytes, result.is_answer)
+            self._progress.done(line.num_bytes, result.is_answer, not result.is_answer)
 
     def _on_signal(self, number: signal.Signals) -> None:
         """The first lets what is in flight finish, a second does not."""

@@ -42,15 +42,15 @@ class BatchProgress:
         skipped = f", {self.num_skipped} answered before" if self.num_skipped else ""
         return f"{self.num_answered} answered, {self.num_failed} failed{skipped}"
 
-    def done(self, num_bytes: int, is_answered: bool) -> None:
-        """A line's result is in the output."""
-        self.num_answered += is_answered
-        self.num_failed += not is_answered
+    def done(self, num_bytes: int, num_answered: int, num_failed: int) -> None:
+        """The results of so many lines are in the output."""
+        self.num_answered += num_answered
+        self.num_failed += num_failed
         self._advance(num_bytes)
 
-    def skipped(self, num_bytes: int) -> None:
-        """A line's answer was there before."""
-        self.num_skipped += 1
+    def skipped(self, num_bytes: int, num_lines: int = 1) -> None:
+        """The answers of so many lines were there before."""
+        self.num_skipped += num_lines
         self._advance(num_bytes)
 
     def say(self, text: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..client.endpoint import Endpoint, to_endpoint
 from ..client.errors import ClientError
@@ -82,6 +82,30 @@ def run_by_itself(
         own_server(flags, environ, progress.say) as endpoint,
     ):
         return _run(files, progress, endpoint, concurrency or room, timeout_s)
+
+
+def run_on_ray(
+    input_location: str,
+    output_location: str,
+    restart: bool,
+    given: Mapping[str, Any],
+    config: Path | None,
+    environ: Mapping[str, str],
+    concurrency: int | None,
+    timeout_s: float,
+) -> Outcome:
+    """At servers of its own on a cluster. given: settings, None for those that are not. Raises
+    ClientError as run_at, and SettingsError."""
+    settings = load_settings({**given, "cluster": "ray"}, environ, config)
+    try:
+        from ..ray.batch.whole_batch import run_on_cluster
+    except ImportError as error:
+        raise ClientError("--cluster ray needs pip install 'phi3v-server[ray]'") from error
+    flags = [] if settings.model is None else ["--model", settings.model]
+    flags += [] if config is None else ["--config", str(config)]
+    return run_on_cluster(
+        input_location, output_location, restart, settings, flags, environ, concurrency, timeout_s
+    )
 
 
 @contextmanager

@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from ..settings import Settings, load_settings
 from .autoscaling import scaling_policy
 from .engine_replica import EngineReplica
+from .engine_resources import engine_resources
 from .ingress import ENGINE, INGRESS, QUOTAS, has_quotas, ingress_app
 from .request_router import PromptRouter
 from .shared_quotas import QuotaKeeper
@@ -37,7 +37,7 @@ def to_application(settings: Settings) -> serve.Application:
     """Call it with a connection to the cluster."""
     engine = serve.deployment(EngineReplica).options(
         name=ENGINE,
-        ray_actor_options=_engine_resources(settings),
+        ray_actor_options=engine_resources(settings),
         # The engine's own bounds refuse what is too much; Ray's would refuse streams, too.
         max_ongoing_requests=settings.max_num_seqs
         + settings.max_queued_requests
@@ -70,13 +70,6 @@ def to_application(settings: Settings) -> serve.Application:
         )
         parts.append(keeper.bind(settings.requests_per_minute, settings.tokens_per_minute))
     return ingress.bind(*parts)
-
-
-def _engine_resources(settings: Settings) -> dict[str, float]:
-    uses_gpu = settings.device == "cuda" or (
-        settings.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
-    )
-    return {"num_cpus": settings.replica_cpus, "num_gpus": 1 if uses_gpu else 0}
 
 
 def _draining(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""A batch from files to files, over a cluster."""
+
+import logging
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from signal import Signals
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, from_items
+
+from ...batch.progress import BatchProgress
+from ...batch.whole_batch import Outcome
+from ...client.errors import ClientError
+from ...settings import Settings
+from ..engine_resources import engine_resources
+from .attempts import Attempts
+from .blocks import Block, find_blocks
+from .parts import Parts
+from .source import find_files
+from .worker import BLOCKS_AT_ONCE, Worker, WorkerOptions
+
+# Descriptions that travel together, at the most: a task of Ray's for each block of lines would keep
+# its scheduler busy in a batch of millions.
+_TASKS = 4096
+
+
+def run_on_cluster(
+    input_location: str,
+    output_location: str,
+    restart: bool,
+    settings: Settings,
+    flags: list[str],
+    environ: Mapping[str, str],
+    concurrency: int | None,
+    timeout_s: float,
+) -> Outcome:
+    """flags: of each worker's server, beside those that are the cluster's. concurrency: lines of a
+    worker in flight. Raises ClientError where it cannot begin, or not go on."""
+    files = find_files(input_location)
+    answered = Parts(output_location).open(restart=restart)
+    try:
+        blocks = list(find_blocks(files, answered))
+    finally:
+        answered.close()
+    room = concurrency or settings.max_num_seqs
+    options = WorkerOptions(
+        output=output_location,
+        flags=["--cluster", "none", *flags],
+        variables={name: value for name, value in environ.items() if name.startswith("PHI3V_")},
+        concurrency=-(-room // BLOCKS_AT_ONCE),
+        timeout_s=timeout_s,
+    )
+    with BatchProgress(sum(block.num_bytes for block in blocks)) as progress:
+        for block in blocks:
+            progress.skipped(0, len(block.answered))
+        open_blocks = [block for block in blocks if block.num_lines > len(block.answered)]
+        with _cluster(settings), _stopped_by_signals() as stopped:
+            try:
+                for row in _rows(open_blocks, options, settings):
+                    if row["error"]:
+                        raise ClientError(row["error"])
+                    progress.done(row["num_bytes"], row["num_answered"], row["num_failed"])
+            except _StoppedError:
+                pass
+        return Outcome(progress.counts, progress.num_failed, stopped.signal)
+
+
+def _rows(
+    blocks: list[Block], options: WorkerOptions, settings: Settings
+) -> Iterator[dict[str, Any]]:
+    if not blocks:
+        return
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    attempts = ray.remote(Attempts).options(num_cpus=0).remote()
+    resources = engine_resources(settings)
+    dataset = from_items(
+        [block.to_json() for block in blocks], override_num_blocks=min(len(blocks), _TASKS)
+    )
+    yield from dataset.map_batches(
+        Worker,
+        fn_constructor_args=(options, attempts),
+        batch_size=1,
+        compute=ActorPoolStrategy(
+            size=settings.replicas,
+            max_concurrent_calls_per_actor=BLOCKS_AT_ONCE,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=resources["num_cpus"],
+        num_gpus=resources["num_gpus"],
+    ).iter_rows()
+
+
+@contextmanager
+def _cluster(settings: Settings) -> Iterator[None]:
+    ray.init(
+        settings.ray_address,
+        include_dashboard=None if settings.ray_address else False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _StoppedError(BaseException):
+    """A signal came."""
+
+
+class _Stopped:
+    signal: Signals | None = None
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[_Stopped]:
+    """What is in flight is abandoned: its blocks are asked again by the next run."""
+    stopped = _Stopped()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopped.signal = Signals(number)
+        raise _StoppedError
+
+    earlier = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

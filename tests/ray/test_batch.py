@@ -1,0 +1,183 @@
+"""`phi3v batch --cluster ray` on a cluster of this machine: two workers, a server each."""
+
+import json
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from ..commands.batch_files import line, run_batch, started_batch, write_lines
+from ..http.pictures import plain_png
+from ..http.running_server import wait_until
+
+FLAGS = ("--cluster", "ray", "--replicas", "2")
+VARIABLES = {
+    "PHI3V_DEVICE": "cpu",
+    "PHI3V_KV_CACHE_GIB": "0.1",
+    "PHI3V_REPLICA_CPUS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+TIMEOUT_S = 400.0
+
+
+def answer(
+    model: Path, source: Path | str, output: Path | str, *flags: str
+) -> "subprocess.CompletedProcess[str]":
+    arguments = (str(source), str(output), "--model", str(model), *FLAGS, *flags)
+    return run_batch(*arguments, timeout_s=TIMEOUT_S, **VARIABLES)
+
+
+class Parts:
+    """What a directory of answers holds: whole lines, each answer in one part only."""
+
+    def __init__(self, directory: Path) -> None:
+        assert not list(directory.glob("unfinished-*"))
+        self.answers = list(_lines(directory.glob("part-*.jsonl")))
+        self.failures = list(_lines(directory.glob("failed-*.jsonl")))
+        assert all(one["response"]["status_code"] == 200 for one in self.answers)
+
+    @property
+    def ids(self) -> Counter[str]:
+        return Counter(one["custom_id"] for one in [*self.answers, *self.failures])
+
+
+def _lines(files: Iterable[Path]) -> Iterable[dict[str, Any]]:
+    for file in files:
+        for text in file.read_text().splitlines():
+            yield json.loads(text)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The actors of a batch that runs."""
+    children = psutil.Process(pid).children(recursive=True)
+    found = []
+    for child in children:
+        with suppress(psutil.Error):  # it has just ended
+            if "MapWorker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def num_running(worker: psutil.Process) -> int:
+    """Requests that its server's engine runs; 0 while there is none."""
+    with suppress(psutil.Error, httpx.HTTPError):  # one of them has just ended
+        for child in worker.children():
+            for connection in child.net_connections("tcp"):
+                if connection.status == "LISTEN":
+                    url = f"http://127.0.0.1:{connection.laddr.port}/health/ready"
+                    return int(httpx.get(url).json().get("running", 0))
+    return 0
+
+
+def test_files_of_both_kinds_are_answered_and_gone_on_with(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    import pyarrow as pa  # of the extra
+    import pyarrow.parquet as pq
+
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "square.png").write_bytes(plain_png(40, 30))
+    picture = {"type": "image_url", "image_url": {"url": "square.png"}}
+    lines = [line(f"j{number}", f"Say {number}", max_tokens=2) for number in range(100)]
+    lines[7] = line("j7", [{"type": "text", "text": "What is it?"}, picture], max_tokens=2)
+    lines[8] = line("j8", "hi", max_tokens=-1)
+    write_lines(source / "a.jsonl", [*lines, "no JSON", line("j3", "again")])
+    rows = [line(f"p{number}", f"Say {number}", max_tokens=2) for number in range(70)]
+    table = pa.table(
+        {
+            "custom_id": [row["custom_id"] for row in rows] + ["j5"],
+            "body": [json.dumps(row["body"]) for row in rows] + ["{}"],
+        }
+    )
+    pq.write_table(table, source / "b.parquet", row_group_size=30)
+
+    done = answer(demo_checkpoint, f"file://{source}", f"file://{output}")
+    assert done.returncode == 1, done.stderr
+    assert "169 answered, 4 failed" in done.stdout
+    first = Parts(output)
+    expected = {f"j{number}" for number in range(100)} | {f"p{number}" for number in range(70)}
+    assert {name for name in first.ids if name} == expected
+    assert max(count for name, count in first.ids.items() if name) == 1
+    by_id = {one["custom_id"]: one for one in first.answers}
+    usage = by_id["j7"]["response"]["body"]["usage"]
+    assert usage["prompt_tokens_details"]["image_tokens"] > 0
+    why = sorted((one["error"] or {}).get("message", "refused") for one in first.failures)
+    assert len(why) == 4
+    assert "refused" in why
+    assert any("it is not JSON" in one and "a.jsonl" in one for one in why)
+    assert any("'j3' is that of line 4 of" in one for one in why)
+    assert any("'j5' is that of line 6 of" in one for one in why)
+
+    write_lines(source / "a.jsonl", [*lines[:8], line("j8", "hi", max_tokens=1), *lines[9:]])
+    again = answer(demo_checkpoint, source, output)
+    assert again.returncode == 1, again.stderr  # j5 stands twice still
+    assert "1 answered, 1 failed, 169 answered before" in again.stdout
+    second = Parts(output)
+    assert {name for name in second.ids if name} == expected
+    before = {one["custom_id"]: one["id"] for one in first.answers}
+    after = {one["custom_id"]: one["id"] for one in second.answers}
+    assert before.items() <= after.items(), "an answer stays as it is"
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(demo_checkpoint: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out"
+    write_lines(source, [line(f"l{n}", f"Say {n}", max_tokens=8) for n in range(1000)])
+    arguments = (str(source), str(output), "--model", str(demo_checkpoint), *FLAGS)
+    with started_batch(*arguments, **VARIABLES) as process:
+        for num_parts in (2, 5):
+            wait_until(
+                lambda n=num_parts: len(list(output.glob("part-*"))) >= n, TIMEOUT_S, "parts"
+            )
+            workers_of(process.pid)[0].send_signal(signal.SIGKILL)
+        _, stderr = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, stderr
+    parts = Parts(output)
+    assert parts.ids == Counter({f"l{number}": 1 for number in range(1000)})
+    assert not parts.failures
+
+
+def test_a_line_that_workers_die_of_is_told_and_its_neighbours_are_answered(
+    demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Whoever has the slow line is killed. At first its neighbours are with it, then none are."""
+    source, output = tmp_path / "in.jsonl", tmp_path / "out"
+    slow = line("slow", "Say much", max_tokens=8000)
+    write_lines(source, [line("a", "hi", max_tokens=1), slow, line("c", "hi", max_tokens=1)])
+    arguments = (str(source), str(output), "--model", str(demo_checkpoint), *FLAGS)
+    arguments = (*arguments, "--replicas", "1")
+    killed: list[int] = []
+
+    def kill_who_has_the_slow_line() -> bool:
+        for worker in workers_of(process.pid):
+            if worker.pid not in killed and num_running(worker) == 1:
+                killed.append(worker.pid)
+                worker.send_signal(signal.SIGKILL)
+                return True
+        return False
+
+    with started_batch(*arguments, **VARIABLES) as process:
+        for _ in range(3):
+            wait_until(kill_who_has_the_slow_line, TIMEOUT_S, "a worker has the slow line")
+        _, stderr = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 1, stderr
+    parts = Parts(output)
+    assert sorted(one["custom_id"] for one in parts.answers) == ["a", "c"]
+    (failure,) = parts.failures
+    assert (failure["custom_id"], failure["error"]["code"]) == ("slow", "worker_died")
+
+
+def test_what_cannot_begin_says_why(demo_checkpoint: Path, tmp_path: Path) -> None:
+    done = answer(demo_checkpoint, tmp_path / "nothing.jsonl", tmp_path / "out")
+    assert done.returncode == 2
+    assert "there is no such file" in done.stderr
+    source = write_lines(tmp_path / "in.jsonl", [line("a", "hi")])
+    done = answer(tmp_path / "no-model", source, tmp_path / "out")
+    assert done.returncode == 2
+    assert "no-model" in done.stderr
