@@ -6,7 +6,6 @@ import socket
 import threading
 from types import FrameType
 
-import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
@@ -15,6 +14,7 @@ from scoring.errors import CheckpointError
 from ..listening import check_port
 from ..settings import Settings, SettingsError
 from .application import to_application
+from .connection import connection
 
 logger = logging.getLogger("phi3v")
 
@@ -39,28 +39,22 @@ def run(settings: Settings) -> None:
     def stop(_: int, __: FrameType | None) -> None:
         stopping.set()
 
-    ray.init(
-        settings.ray_address,
-        namespace=APPLICATION,
-        include_dashboard=None if settings.ray_address else False,
-        logging_level=logging.WARNING,
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    try:
-        serve.start(
-            proxy_location="EveryNode" if settings.ray_address else "HeadOnly",
-            http_options={"host": settings.host, "port": port},
-        )
-        target = serve.RunTarget(to_application(settings), name=APPLICATION, route_prefix="/")
-        serve.run_many([target], wait_for_applications_running=False)
-        logger.info("listening on http://%s:%d, on Ray", settings.host, port)
-        _watch(stopping)
-        serve.delete(APPLICATION)  # waits for what is running
-    finally:
-        if settings.ray_address is None:
-            serve.shutdown()
-        ray.shutdown()
+    with connection(settings):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        try:
+            serve.start(
+                proxy_location="EveryNode" if settings.ray_address else "HeadOnly",
+                http_options={"host": settings.host, "port": port},
+            )
+            target = serve.RunTarget(to_application(settings), name=APPLICATION, route_prefix="/")
+            serve.run_many([target], wait_for_applications_running=False)
+            logger.info("listening on http://%s:%d, on Ray", settings.host, port)
+            _watch(stopping)
+            serve.delete(APPLICATION)  # waits for what is running
+        finally:
+            if settings.ray_address is None:
+                serve.shutdown()
 
 
 def _watch(stopping: threading.Event) -> None:
