@@ -1,16 +1,21 @@
 """`phi3v batch --cluster ray` on a cluster of this machine: two workers, a server each."""
 
+import datetime
 import json
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+
+from server.batch.lines import BadLine, BatchRequest
 
 from ..commands.batch_files import line, run_batch, started_batch, write_lines
 from ..http.pictures import plain_png
@@ -81,7 +86,8 @@ def test_files_of_both_kinds_are_answered_and_gone_on_with(
     import pyarrow as pa  # of the extra
     import pyarrow.parquet as pq
 
-    source, output = tmp_path / "in", tmp_path / "out"
+    source = tmp_path / "in"
+    output = source / "out"  # where the second run must not look for questions
     source.mkdir()
     (source / "square.png").write_bytes(plain_png(40, 30))
     picture = {"type": "image_url", "image_url": {"url": "square.png"}}
@@ -126,6 +132,53 @@ def test_files_of_both_kinds_are_answered_and_gone_on_with(
     assert before.items() <= after.items(), "an answer stays as it is"
 
 
+def test_a_parquet_body_is_one_value_whatever_it_holds(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from server.ray.batch.source import Start, read_lines
+
+    def read(bodies: list[Any]) -> list[BatchRequest | BadLine]:
+        ids = [f"r{number}" for number in range(len(bodies))]
+        pq.write_table(pa.table({"custom_id": ids, "body": bodies}), tmp_path / "b.parquet")
+        file = f"file://{tmp_path / 'b.parquet'}"
+        return [source.line for source in read_lines(file, Start(), None)]
+
+    spliced, text, whole = read(['{}, "method": "GET"', "hello", '{"n": 1}'])
+    assert isinstance(spliced, BadLine)
+    assert isinstance(text, BadLine)
+    assert "body must be a JSON object" in spliced.message
+    assert isinstance(whole, BatchRequest)
+    assert whole.body == {"n": 1}
+    (dated,) = read([{"day": datetime.date(2026, 11, 25), "n": None}])
+    assert isinstance(dated, BatchRequest)
+    assert dated.body == {"day": "2026-11-25"}
+
+
+def test_a_block_that_must_be_alone_is_alone() -> None:
+    """Else a line of its neighbour could be told to be what its worker died of."""
+    from server.ray.batch.room import Room
+
+    room, alone_inside, others_inside = Room(2), 0, 0
+    seen: list[tuple[int, int]] = []
+
+    def block(number: int) -> None:
+        nonlocal alone_inside, others_inside
+        alone = number % 3 == 0
+        with room.taken(alone=alone):
+            alone_inside += alone
+            others_inside += not alone
+            time.sleep(0.002)
+            seen.append((alone_inside, others_inside))
+            alone_inside -= alone
+            others_inside -= not alone
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(block, range(60)))
+    assert set(seen) <= {(1, 0), (0, 1), (0, 2)}
+    assert (0, 2) in seen, "others share it"
+
+
 def test_a_killed_worker_loses_and_doubles_nothing(demo_checkpoint: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out"
     write_lines(source, [line(f"l{n}", f"Say {n}", max_tokens=8) for n in range(1000)])
@@ -153,11 +206,16 @@ def test_a_line_that_workers_die_of_is_told_and_its_neighbours_are_answered(
     arguments = (str(source), str(output), "--model", str(demo_checkpoint), *FLAGS)
     arguments = (*arguments, "--replicas", "1")
     killed: list[int] = []
+    busy_since: dict[int, float] = {}
 
     def kill_who_has_the_slow_line() -> bool:
         for worker in workers_of(process.pid):
-            if worker.pid not in killed and num_running(worker) == 1:
-                killed.append(worker.pid)
+            if worker.pid in killed:
+                continue
+            if num_running(worker) != 1:
+                busy_since.pop(worker.pid, None)
+            elif time.monotonic() - busy_since.setdefault(worker.pid, time.monotonic()) > 0.5:
+                killed.append(worker.pid)  # the others are answered in a moment
                 worker.send_signal(signal.SIGKILL)
                 return True
         return False

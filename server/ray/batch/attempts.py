@@ -7,7 +7,8 @@ MAX_DEATHS = 2
 
 
 class Attempts:
-    """An actor, the only one of a batch."""
+    """An actor, the only one of a batch. Started anew it knows of nothing, and lines that workers
+    die of are tried for longer."""
 
     def __init__(self) -> None:
         self._blocks: Counter[str] = Counter()
@@ -24,7 +25,7 @@ class Attempts:
         self._lines.setdefault(block, Counter())[number] += 1
 
     def end_line(self, block: str, number: int) -> None:
-        del self._lines[block][number]
+        self._lines.get(block, Counter()).pop(number, None)
 
     def end(self, block: str) -> None:
         self._blocks.pop(block, None)

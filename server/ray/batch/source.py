@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,6 +15,7 @@ from pyarrow.parquet import ParquetFile
 from ...batch.lines import BadLine, BatchRequest, Place, parse_line, split_lines
 from ...client.errors import ClientError, PictureFileError
 from ...client.picture_file import MAX_MIB, content_url, to_data_url
+from ...json_body import decode
 
 PARQUET = ".parquet"
 _SUFFIXES = (".jsonl", ".ndjson", PARQUET)
@@ -41,9 +43,9 @@ class SourceLine:
     line: BatchRequest | BadLine
 
 
-def find_files(location: str) -> list[str]:
-    """The URLs of a file, of a directory's batch files, or of what a glob matches; in order. Raises
-    ClientError where there are none."""
+def find_files(location: str, output: str) -> list[str]:
+    """The URLs of a file, of a directory's batch files, or of what a glob matches; in order. What
+    lies in the output is no input. Raises ClientError where there are none."""
     try:
         file_system, path = url_to_fs(location)
         if file_system.isdir(path):
@@ -52,11 +54,15 @@ def find_files(location: str) -> list[str]:
             found = [path]
         else:
             found = file_system.glob(path)
+        output_system, folder = url_to_fs(output)
     except (OSError, ValueError, ImportError) as error:
         raise ClientError(f"{location} cannot be read: {error}") from error
-    if not found:
+    files = [str(file_system.unstrip_protocol(name)) for name in sorted(found)]
+    inside = str(output_system.unstrip_protocol(folder)).rstrip("/") + "/"
+    files = [file for file in files if not file.startswith(inside)]
+    if not files:
         raise ClientError(f"{location} cannot be read: there is no such file")
-    return [str(file_system.unstrip_protocol(name)) for name in sorted(found)]
+    return files
 
 
 def read_lines(file: str, start: Start, name: str | None) -> Iterator[SourceLine]:
@@ -101,12 +107,13 @@ def _read_rows(opened: Any, file: str, start: Start, name: str | None) -> Iterat
 
 def _to_line(row: dict[str, Any]) -> bytes:
     """A row as a line of JSON, whose body is a text of JSON or a struct. What a struct's rows do
-    not have in common is null in them: no key of theirs."""
-    body = row["body"]
-    text = body if isinstance(body, str) else json.dumps(_without_nulls(body))
-    rest = {name: value for name, value in row.items() if name != "body" and value is not None}
-    head = json.dumps(_DEFAULTS | rest)
-    return f'{head[:-1]}, "body": {text}}}'.encode()
+    not have in common is null in them: no key of theirs. Values that JSON has none of are texts."""
+    body = _without_nulls(row["body"])
+    if isinstance(body, str):
+        with suppress(json.JSONDecodeError):  # else it is told to be no object
+            body = decode(body.encode())
+    rest = {name: value for name, value in row.items() if value is not None}
+    return json.dumps({**_DEFAULTS, **rest, "body": body}, default=str).encode()
 
 
 def _without_nulls(value: Any) -> Any:

@@ -10,11 +10,13 @@ from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, from_items
+from ray.exceptions import RayError
 
 from ...batch.progress import BatchProgress
 from ...batch.whole_batch import Outcome
 from ...client.errors import ClientError
 from ...settings import Settings
+from ..connection import connection
 from ..engine_resources import engine_resources
 from .attempts import Attempts
 from .blocks import Block, find_blocks
@@ -39,10 +41,16 @@ def run_on_cluster(
 ) -> Outcome:
     """flags: of each worker's server, beside those that are the cluster's. concurrency: lines of a
     worker in flight. Raises ClientError where it cannot begin, or not go on."""
-    files = find_files(input_location)
+    files = find_files(input_location, output_location)
     answered = Parts(output_location).open(restart=restart)
+    blocks, num_skipped = [], 0
     try:
-        blocks = list(find_blocks(files, answered))
+        for block in find_blocks(files, answered):
+            num_skipped += len(block.answered)
+            if block.num_lines > len(block.answered):
+                blocks.append(block)
+    except OSError as error:
+        raise ClientError(f"{input_location} cannot be read: {error}") from error
     finally:
         answered.close()
     room = concurrency or settings.max_num_seqs
@@ -54,15 +62,16 @@ def run_on_cluster(
         timeout_s=timeout_s,
     )
     with BatchProgress(sum(block.num_bytes for block in blocks)) as progress:
-        for block in blocks:
-            progress.skipped(0, len(block.answered))
-        open_blocks = [block for block in blocks if block.num_lines > len(block.answered)]
-        with _cluster(settings), _stopped_by_signals() as stopped:
+        progress.skipped(0, num_skipped)
+        with connection(settings, log_to_driver=False), _stopped_by_signals() as stopped:
             try:
-                for row in _rows(open_blocks, options, settings):
+                for row in _rows(blocks, options, settings):
                     if row["error"]:
                         raise ClientError(row["error"])
                     progress.done(row["num_bytes"], row["num_answered"], row["num_failed"])
+            except RayError as error:
+                why = str(error).partition("\n")[0]
+                raise ClientError(f"the cluster cannot go on: {why}") from error
             except _StoppedError:
                 pass
         return Outcome(progress.counts, progress.num_failed, stopped.signal)
@@ -76,7 +85,9 @@ def _rows(
     context = DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    attempts = ray.remote(Attempts).options(num_cpus=0).remote()
+    attempts = (
+        ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    )
     resources = engine_resources(settings)
     dataset = from_items(
         [block.to_json() for block in blocks], override_num_blocks=min(len(blocks), _TASKS)
@@ -86,27 +97,14 @@ def _rows(
         fn_constructor_args=(options, attempts),
         batch_size=1,
         compute=ActorPoolStrategy(
-            size=settings.replicas,
+            min_size=settings.replicas,
+            max_size=settings.max_replicas or settings.replicas,
             max_concurrent_calls_per_actor=BLOCKS_AT_ONCE,
             enable_true_multi_threading=True,
         ),
         num_cpus=resources["num_cpus"],
         num_gpus=resources["num_gpus"],
     ).iter_rows()
-
-
-@contextmanager
-def _cluster(settings: Settings) -> Iterator[None]:
-    ray.init(
-        settings.ray_address,
-        include_dashboard=None if settings.ray_address else False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class _StoppedError(BaseException):

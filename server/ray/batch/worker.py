@@ -20,6 +20,7 @@ from ...client.errors import ClientError, NoServerError
 from .attempts import MAX_DEATHS
 from .blocks import Block
 from .parts import Parts
+from .room import Room
 from .source import picture_url
 
 # So that a block's last answers do not have the engine to themselves.
@@ -49,6 +50,7 @@ class Worker:
         self._options = options
         self._attempts = attempts
         self._parts = Parts(options.output)
+        self._room = Room(BLOCKS_AT_ONCE)
         self._starting = threading.Lock()
         self._endpoint: Endpoint | None = None
         self._server = ExitStack()  # ends with this process, which holds its leash
@@ -65,11 +67,13 @@ class Worker:
     def _answer(self, block: Block) -> tuple[int, int]:
         endpoint = self._ready_endpoint()
         earlier, deaths = ray.get(self._attempts.begin.remote(block.name))
+        alone = earlier > 0
         results = _BlockResults(self._parts, block)
-        try:
-            asyncio.run(self._send(block, results, endpoint, deaths, alone=earlier > 0))
-        except NoServerError:
-            os._exit(1)
+        with self._room.taken(alone=alone):
+            try:
+                asyncio.run(self._send(block, results, endpoint, deaths, alone=alone))
+            except NoServerError:
+                os._exit(1)
         results.write()
         ray.get(self._attempts.end.remote(block.name))
         return results.num_answered, len(results.failures)
