@@ -30,7 +30,7 @@ from .weights import Progress, load_model
 logger = logging.getLogger(__name__)
 
 # Prompt tokens and crops that a prompt brings to a step that others wait for.
-_SHARES = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
+SHARES = {"cpu": (24, 1 / CROP_PARTS), "cuda": (512, 17.0)}
 
 
 def build_engine(config: EngineConfig, progress: Progress) -> Engine:
@@ -108,7 +108,7 @@ def assemble(
     overlap: bool = False,
 ) -> Engine:
     """An engine around a runner and a cache of so many blocks. overlap: see Engine."""
-    tokens, crops = _SHARES[runner.device.type]
+    tokens, crops = SHARES[runner.device.type]
     scheduler = Scheduler(
         BlockManager(num_blocks, block_size, prefix_cache=config.prefix_cache),
         max_num_seqs=config.max_num_seqs,

@@ -1,0 +1,1 @@
+"""Routing over many replicas, simulated. See __main__.py."""
