@@ -24,7 +24,7 @@ def asked(seed: int) -> list[tuple[float, Sequence, list[int]]]:
     long been there: it is named when it has ended, where the real scheduler names it block by
     block."""
     found = []
-    for chat in chats(1.2, 20.0, 1, seed, Habits()):
+    for chat in chats(6.0, 4.0, 1, seed, Habits()):
         when = chat.start_s
         for number, turn in enumerate(chat.turns):
             when += 20.0 + turn.think_s if number else 0.0
