@@ -20,11 +20,13 @@ CHUNK_TOKENS = 64
 # Per engine. The chunks are 262,144 tokens, more than a cache of 80 GB holds; the features of the
 # pictures, at their largest, take 2 GB.
 MAX_CHUNKS, MAX_PICTURES = 4096, 128
-# A known token is worth so many open ones. An open token makes steps a little longer, a known one
-# need not be computed at all. So about four requests with a picture, or a document, in common run
-# together where it is known before a fifth has it computed elsewhere, too; while the few tokens
-# that all prompts begin with keep nobody from an idle engine.
-KNOWN_WORTH = 4
+# A known token is worth so many open ones, at an engine that is at most BUSY times as busy as the
+# average: an open token makes steps a little longer, a known one need not be computed at all. At a
+# busier one it is worth so few that about four requests with a picture, or a document, in common
+# run together before a fifth has it computed elsewhere, too; and the few tokens that all prompts
+# begin with keep nobody from an idle engine. Tried in `python -m benchmark.cluster`.
+KNOWN_WORTH, KNOWN_WORTH_WHERE_BUSY = 64, 4
+BUSY = 1.5
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,20 @@ def rank(loads: Items[int | None], known: Items[int], turns: Items[int]) -> list
     no requests. known: tokens of the prompt in question that it need not compute. turns: the lower,
     the longer ago it was chosen; among equals it is next.
     """
+    taking = [load for load in loads if load is not None]
+    busy = BUSY * sum(taking) / max(1, len(taking))
     costs = {
-        index: (load - KNOWN_WORTH * known[index], turns[index])
+        index: (_cost(load, known[index], busy), turns[index])
         for index, load in enumerate(loads)
         if load is not None
     }
     return sorted(costs, key=costs.__getitem__)
+
+
+def _cost(load: int, num_known: int, busy: float) -> int:
+    """busy: the load beyond which an engine is. What it knows makes up for a little more."""
+    at_least = KNOWN_WORTH_WHERE_BUSY * num_known
+    return load - (KNOWN_WORTH * num_known if load <= busy + at_least else at_least)
 
 
 class Router:

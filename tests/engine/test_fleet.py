@@ -1,7 +1,7 @@
 """Which replica of a cluster an ingress sends a request to. Needs no Ray."""
 
 from scoring.engine_client import EngineState
-from scoring.router import CHUNK_TOKENS, KNOWN_WORTH, PromptKey, prompt_key
+from scoring.router import BUSY, CHUNK_TOKENS, KNOWN_WORTH_WHERE_BUSY, PromptKey, prompt_key
 from server.ray.fleet import Fleet
 from server.ray.messages import Report
 
@@ -75,7 +75,7 @@ def test_a_busy_replica_gets_what_it_knows_up_to_the_margin() -> None:
     sender = Sender(fleet)
     known = text(1, 1)
     home = sender.send_and_end(known)
-    margin = KNOWN_WORTH * CHUNK_TOKENS
+    margin = int(KNOWN_WORTH_WHERE_BUSY * CHUNK_TOKENS / (1 - BUSY / 2))  # beside one that is idle
     for load, stays in ((margin - 1, True), (margin + 1, False)):
         fleet.update({"a": None, "b": None} | {home: report(num_tokens=load)})
         assert (sender.send_and_end(known) == home) == stays

@@ -4,7 +4,17 @@ from collections.abc import Iterable
 
 import pytest
 
-from scoring.router import CHUNK_TOKENS, KNOWN_WORTH, MAX_CHUNKS, MAX_PICTURES, Router, chunk_hashes
+from scoring.router import (
+    BUSY,
+    CHUNK_TOKENS,
+    KNOWN_WORTH,
+    KNOWN_WORTH_WHERE_BUSY,
+    MAX_CHUNKS,
+    MAX_PICTURES,
+    Router,
+    chunk_hashes,
+    rank,
+)
 from scoring.sequence import Sequence
 
 from .scripted import make_picture, make_sequence
@@ -22,6 +32,11 @@ def about(picture: str, *, question: int = 1, num_tokens: int = 200, start: int 
     """A question, a picture, and 100 tokens of text."""
     prompt = [question] * start + [-1] * num_tokens + [question] * 100
     return make_sequence(prompt=prompt, pictures={start: make_picture(picture, num_tokens)})
+
+
+def margin(num_known: int) -> int:
+    """The load, beside one idle engine, up to which a prompt goes where it is known."""
+    return int(KNOWN_WORTH_WHERE_BUSY * num_known / (1 - BUSY / 2))
 
 
 def test_a_prompt_goes_where_its_beginning_is_known() -> None:
@@ -60,11 +75,26 @@ def test_equals_take_turns() -> None:
 
 
 def test_a_busy_engine_gets_what_it_knows_only_up_to_a_margin() -> None:
-    margin = KNOWN_WORTH * CHUNK_TOKENS
-    for load, is_routed_home in ((margin - 1, True), (margin + 1, False)):
+    load = margin(CHUNK_TOKENS)
+    for more, is_routed_home in ((-1, True), (1, False)):
         router = Router(2)
         assert router.route(text(1), [0, 0]) == 0
-        assert (router.route(text(1, 2), [100 + load, 100]) == 0) == is_routed_home
+        assert (router.route(text(1, 2), [load + more, 0]) == 0) == is_routed_home
+
+
+def test_an_engine_that_is_hardly_busier_than_the_others_gets_what_it_knows() -> None:
+    """However much all of them have to do."""
+    for load in (1_000, 10_000, 100_000):
+        loads = [round(BUSY * load), load, load // 2]
+        assert rank(loads, [load // 20, 0, 0], [0, 0, 0])[0] == 0
+        assert rank([load * 2, load // 2, load // 2], [load // 20, 0, 0], [0, 0, 0])[0] != 0
+
+
+def test_a_few_known_tokens_are_not_worth_much_waiting() -> None:
+    loads = [50_000, 49_000, 48_000]
+    worth_it = 2_000 // KNOWN_WORTH
+    assert rank(loads, [worth_it - 1, 0, 0], [0, 0, 0])[0] == 2
+    assert rank(loads, [worth_it + 1, 0, 0], [0, 0, 0])[0] == 0
 
 
 def test_where_a_prompt_had_to_go_it_is_known_from_then_on() -> None:
@@ -104,8 +134,8 @@ def test_a_picture_is_not_counted_twice() -> None:
     asked = make_sequence(prompt=prompt, pictures={28: make_picture("cat", 100)})
     router = Router(2)
     assert router.route(asked, [0, 0]) == 0
-    worth = KNOWN_WORTH * (len(prompt) // CHUNK_TOKENS * CHUNK_TOKENS)
-    assert router.route(asked, [worth + 1, 0]) == 1
+    load = margin(len(prompt) // CHUNK_TOKENS * CHUNK_TOKENS)
+    assert router.route(asked, [load + 1, 0]) == 1
 
 
 def test_engines_that_take_none_are_never_chosen() -> None:
@@ -137,7 +167,7 @@ def test_chunks_are_named_by_tokens_pictures_places_and_salt() -> None:
 
 def test_old_beginnings_are_forgotten_from_their_ends() -> None:
     """Memory is bounded: what was not seen for longest goes, and of a prompt its end first."""
-    worth = KNOWN_WORTH * 2 * CHUNK_TOKENS  # of the two chunks that there was room for
+    worth = margin(2 * CHUNK_TOKENS)  # of the two chunks that there was room for
     for load, home in ((worth - 1, 0), (worth + 1, 1)):
         router = Router(2)
         assert router.route(text(1, 2, 3, 4), [0, None]) == 0
