@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format bench-load bench-engine gpu-check wheel image image-test lock docs ray-test demo-train demo-eval clean
+.PHONY: serve test lint format bench-load bench-engine bench-cluster gpu-check wheel image image-test lock docs ray-test demo-train demo-eval clean
 
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -32,6 +32,11 @@ bench-load: .venv/installed
 # cores. ARGS="--only decode,host --rounds 1" for a part; python -m benchmark.engine --help for all.
 bench-engine: .venv/installed
 	$(BIN)/python -m benchmark.engine $(ARGS)
+
+# Routing over 1 to 64 replicas, simulated: a table, bench-cluster.json and a chart; no GPU, no Ray.
+# ARGS="--replicas 1,8 --policies ours" for a part; python -m benchmark.cluster --help for all.
+bench-cluster: .venv/installed-bench
+	$(BIN)/python -m benchmark.cluster $(ARGS)
 
 # On a machine with a GPU: right, leaking nothing, and how near its limits; a table, and
 # gpu-check.json. ARGS="--size full" for the genuine sizes (8.3 GB of random weights, made once),
@@ -88,6 +93,10 @@ demo-eval: .venv/installed-demo
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+.venv/installed-bench: .venv/installed
+	$(INSTALL) -e '.[bench]'
 	touch $@
 
 .venv/installed-ray: .venv/installed-dev

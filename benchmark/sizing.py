@@ -53,7 +53,7 @@ _VISION = VisionConfig(
 )
 MODEL = ModelConfig("microsoft/Phi-3-vision-128k-instruct", _TEXT, _VISION)
 NUM_PARAMETERS = 4_146_621_440
-_HALF = torch.bfloat16
+HALF = torch.bfloat16
 _BLOCK = 16
 _MAX_NUM_SEQS = 1 << 16  # memory alone shall be the limit
 _CHAT = 4096
@@ -99,10 +99,10 @@ class Limits:
 
 
 def limits(card: Card) -> Limits:
-    plan = _plan(card, _HALF)
+    plan = _plan(card, HALF)
     rows = plan.num_tokens // _CHAT
-    weights = weights_read(_TEXT) * _HALF.itemsize
-    token = bytes_per_token(MODEL, _HALF)
+    weights = weights_read(_TEXT) * HALF.itemsize
+    token = bytes_per_token(MODEL, HALF)
     bandwidth, flops = card.bandwidth * 1e9, card.half * 1e12
 
     def tokens_per_s(num_rows: int, context: int) -> float:
@@ -126,9 +126,9 @@ def _plan(card: Card, cache_dtype: torch.dtype) -> MemoryPlan:
     return plan_memory(
         limit=int(GPU_FRACTION * (card.mib << 20)),
         where=card.name,
-        weights=NUM_PARAMETERS * _HALF.itemsize,
+        weights=NUM_PARAMETERS * HALF.itemsize,
         step=estimate_step(
-            MODEL, settings.max_num_batched_tokens, settings.max_crops, _HALF.itemsize
+            MODEL, settings.max_num_batched_tokens, settings.max_crops, HALF.itemsize
         ),
         features=settings.feature_cache_bytes,
         block_bytes=_BLOCK * bytes_per_token(MODEL, cache_dtype),

@@ -123,11 +123,11 @@ def measure(checkpoint: Path, device: DeviceName) -> StepTimes:
     prompt_share, crops_share = SHARES[device]
     source = {
         "measured": "the shortest of several steps each, by the engine's runner",
+        "device": _named(device),
         "model": f"{checkpoint.name}: {config.text.num_layers} layers, {config.text.hidden_size} "
         f"wide; tower {config.vision.num_layers} layers, {config.vision.hidden_size} wide",
         "dtype": "bfloat16",
         "attention": backend_name(engine),
-        "threads": torch.get_num_threads(),
         "torch": version("torch"),
         "commit": commit(),
         "hardware": hardware(),
@@ -141,6 +141,13 @@ def measure(checkpoint: Path, device: DeviceName) -> StepTimes:
         crop_parts_share=max(1, int(crops_share * CROP_PARTS)),
         source=source,
     )
+
+
+def _named(device: DeviceName) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{threads} core{'s' if threads > 1 else ''} of a CPU"
 
 
 def _rising(points: Items[tuple[int, float]], per_pair: float) -> Iterator[tuple[int, float]]:

@@ -40,6 +40,11 @@ class StepTimes:
     crop_parts_share: int
     source: dict[str, Any]
 
+    @property
+    def shortest(self) -> float:
+        """Seconds of the smallest step."""
+        return self.of_tokens[0][1]
+
     def seconds(self, shape: StepShape) -> float:
         return (
             self._of_tokens(shape.tokens)

@@ -9,6 +9,7 @@ there, by whichever replica.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,11 @@ def chats(
         ids += _ids(random, last.num_prompt + last.num_answer - len(ids))
         yield Chat(f"chat {number}", now, ids, images, turns)
         number += 1
+
+
+def turns_per_chat(habits: Habits) -> float:
+    """On average, of a thousand."""
+    return fmean(len(chat.turns) for chat in chats(1.0, 1000.0, 1, 0, habits))
 
 
 def _turns(random: np.random.Generator, length: int, habits: Habits) -> Iterator[Turn]:

@@ -1,0 +1,140 @@
+"""What a study asks: how near many replicas come to so many times one, and to one giant.
+
+All are kept busy: the load on each replica is a little more than one alone can answer. Linear is
+the throughput of N replicas over N times that of one under the same load on each. The giant has the
+cache, the places and the speed of N, so whatever it does not find in its cache could not be found.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from .replica import Sizes
+from .simulation import Outcome, Plan, Simulation
+from .step_times import StepTimes
+from .trace import Habits, chats, turns_per_chat
+
+OURS, GIANT = "ours", "one giant"
+# More than a replica can answer by so much; the queue that grows by it stays within its bounds.
+_OVERLOAD = 1.1
+# Of a replica's requests, in the measured part and before; and how many replicas' worth of traces a
+# point is the mean of.
+_REQUESTS, _WARM_UP_REQUESTS = 400, 150
+_WARM_UP_THOUGHTS = 6  # until as many come back as there will be, in times that a user thinks
+_FASTER, _NO_MORE = 1.25, 1.04
+_REPLICAS_PER_POINT = 16
+
+
+@dataclass(frozen=True)
+class Point:
+    """linear: see above; of the giant, over one replica's. runs: of which these are the means."""
+
+    num_replicas: int
+    policy: str
+    runs: int
+    num_ingresses: int
+    tokens_per_s: float
+    linear: float
+    hits: float
+    busy: float
+    idlest: float
+    first_token_s: tuple[float, float]
+    refused: float
+    preemptions: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Load:
+    """chats_per_s: for each replica. Seconds of the warm-up, and in all."""
+
+    chats_per_s: float
+    warm_up_s: float
+    seconds: float
+
+
+class Study:
+    def __init__(self, times: StepTimes, sizes: Sizes, habits: Habits, seed: int) -> None:
+        self._times, self._sizes, self._habits, self._seed = times, sizes, habits, seed
+        self.load = self._saturating()
+        self._one = self._mean(1, OURS)
+
+    def points(self, numbers: list[int], policies: list[str]) -> Iterator[Point]:
+        """One after the other, for each takes a while."""
+        for number in numbers:
+            for policy in (*policies, GIANT):
+                yield self._point(number, policy)
+
+    def _point(self, number: int, policy: str) -> Point:
+        outcomes = self._one if number == 1 else self._mean(number, policy)
+        one = fmean(outcome.tokens_per_s for outcome in self._one)
+
+        def mean(name: str) -> float:
+            return fmean(getattr(outcome, name) for outcome in outcomes)
+
+        return Point(
+            num_replicas=number,
+            policy=policy,
+            runs=len(outcomes),
+            num_ingresses=num_ingresses(number),
+            tokens_per_s=mean("tokens_per_s"),
+            linear=mean("tokens_per_s") / (number * one),
+            hits=mean("hits"),
+            busy=mean("busy"),
+            idlest=min(outcome.idlest for outcome in outcomes),
+            first_token_s=(
+                fmean(outcome.first_token_s[0] for outcome in outcomes),
+                fmean(outcome.first_token_s[1] for outcome in outcomes),
+            ),
+            refused=mean("refused"),
+            preemptions=mean("preemptions"),
+        )
+
+    def _mean(self, number: int, policy: str) -> list[Outcome]:
+        runs = max(1, _REPLICAS_PER_POINT // number)
+        return [self._run(self.load, number, policy, self._seed + run) for run in range(runs)]
+
+    def _run(self, load: Load, number: int, policy: str, seed: int) -> Outcome:
+        plan = Plan(
+            times=self._times,
+            sizes=self._sizes,
+            num_replicas=number,
+            seconds=load.seconds,
+            warm_up_s=load.warm_up_s,
+            policy=policy,
+            num_ingresses=num_ingresses(number),
+            seed=seed,
+        )
+        if policy == GIANT:
+            plan = replace(plan, num_replicas=1, policy="round robin", fold=number)
+        asked = chats(load.chats_per_s, load.seconds, number, seed, self._habits)
+        return Simulation(plan, asked).run()
+
+    def _saturating(self) -> Load:
+        """More and more for one replica, until it answers no more for it; then a little more than
+        what it answered."""
+        requests_per_s, before = 1 / (100 * self._times.shortest), 0.0
+        while True:
+            outcome = self._run(self._load(requests_per_s), 1, OURS, self._seed)
+            if outcome.tokens_per_s < _NO_MORE * before:
+                return self._load(_OVERLOAD * outcome.requests_per_s)
+            before = outcome.tokens_per_s
+            requests_per_s *= _FASTER
+
+    def _load(self, requests_per_s: float) -> Load:
+        warm_up_s = max(
+            _WARM_UP_REQUESTS / requests_per_s, _WARM_UP_THOUGHTS * self._habits.mean_think_s
+        )
+        return Load(
+            chats_per_s=requests_per_s / turns_per_chat(self._habits),
+            warm_up_s=warm_up_s,
+            seconds=warm_up_s + _REQUESTS / requests_per_s,
+        )
+
+
+def num_ingresses(num_replicas: int) -> int:
+    """One for eight replicas, and two at least where there are several."""
+    return 1 if num_replicas == 1 else max(2, num_replicas // 8)

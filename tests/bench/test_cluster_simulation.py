@@ -1,0 +1,67 @@
+"""The simulated cluster, small: what routing must bring, and that a simulation can be trusted."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmark.cluster.policies import POLICIES
+from benchmark.cluster.replica import Sizes
+from benchmark.cluster.simulation import Outcome, Plan, Simulation
+from benchmark.cluster.trace import Habits, chats
+
+from .simulated import TIMES
+
+# Chats that one replica can just answer, a cache that holds them, and users who think little: all
+# is short, so that seconds of a test show what minutes would.
+_CHATS_PER_S, _SECONDS, _WARM_UP_S = 1.3, 40.0, 10.0
+_HABITS = Habits(mean_think_s=3.0, max_turns=6, answer=(60, 0.4, 8, 200))
+_PLAN = Plan(TIMES, Sizes(cache_tokens=131072), 8, _SECONDS, _WARM_UP_S, num_ingresses=2)
+
+
+def run(num_replicas: int, seed: int = 0, **changes) -> Outcome:
+    """On chats for so many replicas."""
+    plan = replace(_PLAN, num_replicas=num_replicas, seed=seed, **changes)
+    asked = chats(_CHATS_PER_S, _SECONDS, num_replicas * plan.fold, seed, _HABITS)
+    return Simulation(plan, asked).run()
+
+
+@pytest.fixture(scope="module")
+def eight() -> Outcome:
+    return run(8)
+
+
+def test_eight_replicas_keep_linear_throughput(eight: Outcome) -> None:
+    one = [run(1, seed).tokens_per_s for seed in range(8)]
+    assert eight.tokens_per_s >= 0.95 * sum(one)
+    assert eight.busy > 0.9
+
+
+def test_eight_replicas_find_what_one_giant_finds(eight: Outcome) -> None:
+    giant = run(1, fold=8, policy="round robin")
+    assert giant.hits > 0.5
+    assert eight.hits >= 0.95 * giant.hits
+
+
+def test_routing_by_load_alone_finds_less(eight: Outcome) -> None:
+    for policy in set(POLICIES) - {"ours"}:
+        assert run(8, policy=policy).hits < 0.8 * eight.hits, policy
+
+
+def test_a_seed_gives_its_figures_again(eight: Outcome) -> None:
+    assert run(8) == eight
+    assert run(8, seed=1) != eight
+
+
+def test_a_replica_that_is_lost_gets_nothing_and_its_chats_go_on_elsewhere() -> None:
+    whole, hurt = run(4), run(4, lost=((_WARM_UP_S, 2),))
+    assert hurt.by_replica[2] < whole.by_replica[2] / 2
+    by_then = run(4, seconds=_WARM_UP_S, warm_up_s=0.0)
+    assert hurt.by_replica[2] == by_then.by_replica[2]
+    assert min(count for number, count in enumerate(hurt.by_replica) if number != 2) > (
+        max(whole.by_replica)
+    )
+
+
+def test_all_are_lost_and_nobody_is_answered_any_more() -> None:
+    outcome = run(2, lost=((_WARM_UP_S, 0), (_WARM_UP_S, 1)))
+    assert (outcome.tokens_per_s, outcome.requests_per_s) == (0.0, 0.0)
