@@ -204,14 +204,18 @@ class SimulatedReplica:
 
     def _plan(self) -> list[_Part]:
         """The next step's prompts, as the scheduler would choose them."""
-        tokens = self._sizes.max_num_batched_tokens - len(self._decoding)
+        # A prompt's last token alone counts as a decode does.
+        last = [request for request in self._prompts if request.num_missing == 1]
+        queue = [request for request in self._prompts if request.num_missing > 1]
+        num_decoding = len(self._decoding) + len(last)
+        tokens = self._sizes.max_num_batched_tokens - num_decoding
         parts_left = self._sizes.max_crops * CROP_PARTS
-        if self._decoding:
-            shares = min(len(self._prompts) + len(self._waiting), _MAX_PROMPT_SHARES * self._fold)
+        if num_decoding:
+            shares = min(len(queue) + len(self._waiting), _MAX_PROMPT_SHARES * self._fold)
             tokens = min(tokens, self._times.prompt_share * shares)
             parts_left = min(parts_left, self._times.crop_parts_share * shares)
-        parts: list[_Part] = []
-        queue = list(self._prompts)
+        parts = [_Part(request, 1, None, 0, 1) for request in last]
+        parts = [part for part in parts if self._make_room(part.request, part)]
         while tokens > 0:
             if queue:
                 request = queue.pop(0)

@@ -1,7 +1,7 @@
 """A trace of chats over many replicas, on a simulated clock. A seed gives its figures again."""
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -46,11 +46,12 @@ class Outcome:
 @dataclass(frozen=True)
 class Plan:
     """What is simulated, but for the chats. fold: of one giant instead of so many replicas. lost:
-    when which replica dies."""
+    when which replica dies. num_users: of all together, each with one chat after the other."""
 
     times: StepTimes
     sizes: Sizes
     num_replicas: int
+    num_users: int
     seconds: float
     warm_up_s: float
     policy: str = "ours"
@@ -73,13 +74,16 @@ class _Asked:
 class Simulation:
     """Events are calls, in the order of their times."""
 
-    def __init__(self, plan: Plan, chats: Iterable[Chat]) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, chats: Iterator[Chat]) -> None:
+        """chats: no fewer than there will be time for."""
+        self._plan, self._chats = plan, chats
         sizes = plan.sizes.times(plan.fold)
         self._replicas = [
             SimulatedReplica(plan.times, sizes, plan.fold) for _ in range(plan.num_replicas)
         ]
         self._memories = [Memory() for _ in self._replicas]
+        # What each remembers, as of its last report; None where it has been sent something since.
+        self._latest: list[tuple[list[bytes], list[bytes]] | None] = [None] * plan.num_replicas
         self._there = list(range(plan.num_replicas))
         self._policy: Policy = POLICIES[plan.policy](
             self._replicas,
@@ -92,8 +96,8 @@ class Simulation:
         self._now = 0.0
         self._asked: dict[str, _Asked] = {}
         self._counts = _Counts([0] * plan.num_replicas)
-        for chat in chats:
-            self._ask_at(chat.start_s, _Asked(chat, 0, chat.start_s))
+        for _ in range(plan.num_users):
+            self._begin_chat()
         for when, replica in plan.lost:
             self._at(when, partial(self._lose, replica))
 
@@ -134,6 +138,14 @@ class Simulation:
     def _num_said(self) -> int:
         return sum(replica.num_said for replica in self._replicas)
 
+    def _begin_chat(self) -> None:
+        self._ask_later(next(self._chats), 0)
+
+    def _ask_later(self, chat: Chat, turn: int) -> None:
+        """When its user has thought."""
+        since = self._now + chat.turns[turn].think_s
+        self._ask_at(since, _Asked(chat, turn, since))
+
     def _ask_at(self, when: float, asked: _Asked) -> None:
         self._at(when, partial(self._ask, asked))
 
@@ -169,6 +181,7 @@ class Simulation:
         self._asked[name] = asked
         self._counts.by_replica[chosen] += 1
         self._memories[chosen].add(prompt)
+        self._latest[chosen] = None
         self._await(chosen)
 
     def _again(self, asked: _Asked) -> None:
@@ -190,13 +203,14 @@ class Simulation:
         self._counts.num_cached += sequence.num_cached or 0
         self._counts.first_token_s.append(now - asked.since)
 
-    def _has_ended(self, asked: _Asked, name: str, now: float) -> None:
+    def _has_ended(self, asked: _Asked, name: str, _: float) -> None:
         self._policy.ended(name)
         del self._asked[name]
         self._counts.num_ended += 1
         if asked.turn + 1 < len(asked.chat.turns):
-            since = now + asked.chat.turns[asked.turn + 1].think_s
-            self._ask_at(since, _Asked(asked.chat, asked.turn + 1, since))
+            self._ask_later(asked.chat, asked.turn + 1)
+        else:
+            self._begin_chat()
 
     def _lose(self, number: int) -> None:
         self._there.remove(number)
@@ -212,7 +226,9 @@ class Simulation:
 
     def _report_of(self, number: int) -> Report:
         replica = self._replicas[number]
-        chunks, pictures = self._memories[number].latest(_REPORTED_CHUNKS)
+        latest = self._latest[number] or self._memories[number].latest(_REPORTED_CHUNKS)
+        self._latest[number] = latest
+        chunks, pictures = latest
         return Report(
             state=EngineState.READY,
             limits=None,

@@ -1,8 +1,8 @@
 """What a study asks: how near many replicas come to so many times one, and to one giant.
 
-All are kept busy: the load on each replica is a little more than one alone can answer. Linear is
-the throughput of N replicas over N times that of one under the same load on each. The giant has the
-cache, the places and the speed of N, so whatever it does not find in its cache could not be found.
+All are kept busy: each replica has so many users that, beside those who think, a quarter more ask
+than it has places for. Linear is the throughput of N replicas with N times the users over N times
+that of one. The giant has the cache, the places and the speed of N.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from typing import Any
 from .replica import Sizes
 from .simulation import Outcome, Plan, Simulation
 from .step_times import StepTimes
-from .trace import Habits, chats, turns_per_chat
+from .trace import Habits, chats
 
 OURS, GIANT = "ours", "one giant"
-# More than a replica can answer by so much; the queue that grows by it stays within its bounds.
-_OVERLOAD = 1.1
+# Requests that are open, over the places of a replica; the others wait.
+_OPEN = 1.25
 # Of a replica's requests, in the measured part and before; and how many replicas' worth of traces a
 # point is the mean of.
-_REQUESTS, _WARM_UP_REQUESTS = 400, 150
-_WARM_UP_THOUGHTS = 6  # until as many come back as there will be, in times that a user thinks
-_FASTER, _NO_MORE = 1.25, 1.04
-_REPLICAS_PER_POINT = 16
+_REQUESTS, _WARM_UP_REQUESTS = 300, 150
+_WARM_UP_THOUGHTS = 6  # times that a user thinks, until as many come back as there will be
+_NO_MORE = 1.05
+_REPLICAS_PER_POINT = 8
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Load:
-    """chats_per_s: for each replica. Seconds of the warm-up, and in all."""
+    """num_users: for each replica. Seconds of the warm-up, and in all."""
 
-    chats_per_s: float
+    num_users: int
     warm_up_s: float
     seconds: float
 
@@ -102,6 +102,7 @@ class Study:
             times=self._times,
             sizes=self._sizes,
             num_replicas=number,
+            num_users=number * load.num_users,
             seconds=load.seconds,
             warm_up_s=load.warm_up_s,
             policy=policy,
@@ -110,29 +111,28 @@ class Study:
         )
         if policy == GIANT:
             plan = replace(plan, num_replicas=1, policy="round robin", fold=number)
-        asked = chats(load.chats_per_s, load.seconds, number, seed, self._habits)
-        return Simulation(plan, asked).run()
+        return Simulation(plan, chats(number, seed, self._habits)).run()
 
     def _saturating(self) -> Load:
-        """More and more for one replica, until it answers no more for it; then a little more than
-        what it answered."""
-        requests_per_s, before = 1 / (100 * self._times.shortest), 0.0
+        """Twice the users again and again, until one replica answers no more for it. Then, by
+        Little's law, as many as think meanwhile, and those who are to be there."""
+        num_users, best = round(_OPEN * self._sizes.max_num_seqs), 0.0
+        requests_per_s = 1 / (100 * self._times.shortest)
         while True:
-            outcome = self._run(self._load(requests_per_s), 1, OURS, self._seed)
-            if outcome.tokens_per_s < _NO_MORE * before:
-                return self._load(_OVERLOAD * outcome.requests_per_s)
-            before = outcome.tokens_per_s
-            requests_per_s *= _FASTER
+            load = self._load(num_users, requests_per_s)
+            requests_per_s = self._run(load, 1, OURS, self._seed).requests_per_s
+            if requests_per_s < _NO_MORE * best:
+                break
+            num_users, best = 2 * num_users, requests_per_s
+        best = max(best, requests_per_s)
+        thinking = best * self._habits.mean_think_s
+        return self._load(round(_OPEN * self._sizes.max_num_seqs + thinking), best)
 
-    def _load(self, requests_per_s: float) -> Load:
+    def _load(self, num_users: int, requests_per_s: float) -> Load:
         warm_up_s = max(
             _WARM_UP_REQUESTS / requests_per_s, _WARM_UP_THOUGHTS * self._habits.mean_think_s
         )
-        return Load(
-            chats_per_s=requests_per_s / turns_per_chat(self._habits),
-            warm_up_s=warm_up_s,
-            seconds=warm_up_s + _REQUESTS / requests_per_s,
-        )
+        return Load(num_users, warm_up_s, warm_up_s + _REQUESTS / requests_per_s)
 
 
 def num_ingresses(num_replicas: int) -> int:

@@ -1,15 +1,15 @@
 """Chats with pictures, as many users would have them: a seed makes the same ones again.
 
-Chats begin at random (Poisson), each with one of a few system prompts, half of them about a
-picture; some pictures are in many people's chats. A user thinks before asking on. Popularity is
-Zipf's, and lengths are lognormal. No chat outgrows the short rope regime: it would be computed anew
-there, by whichever replica.
+A user has one chat after the other, each with one of a few system prompts, half of them about a
+picture; some pictures are in many people's chats. Users pause, for exponential times, before a chat
+and before asking on: of many of them, chats begin as a Poisson process does. Popularity is Zipf's,
+and lengths are lognormal. No chat outgrows the short rope regime: it would be computed anew there,
+by whichever replica.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate
-from statistics import fmean
+from itertools import accumulate, count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Habits:
 @dataclass(frozen=True)
 class Turn:
     """num_prompt: tokens of the chat up to here. num_answer: that follow. think_s: from the last
-    answer to this question."""
+    answer, or the last chat, to this question."""
 
     num_prompt: int
     num_answer: int
@@ -59,7 +59,6 @@ class Chat:
     """token_ids: all of the last turn's, its answer included."""
 
     name: str
-    start_s: float
     token_ids: list[int] = field(repr=False)
     images: tuple[ImageSpan, ...]
     turns: tuple[Turn, ...]
@@ -79,10 +78,8 @@ class Chat:
         return self.token_ids[turn.num_prompt : turn.num_prompt + turn.num_answer]
 
 
-def chats(
-    chats_per_s: float, seconds: float, num_replicas: int, seed: int, habits: Habits
-) -> Iterator[Chat]:
-    """chats_per_s: of each of so many replicas."""
+def chats(num_replicas: int, seed: int, habits: Habits) -> Iterator[Chat]:
+    """Without end. num_replicas: of whose users."""
     random = np.random.default_rng([seed, num_replicas])
     apps = [_ids(np.random.default_rng([seed, 1, n]), n) for n in habits.system_prompts]
     app_share = _zipf(len(apps))
@@ -91,8 +88,7 @@ def chats(
         for number in range(habits.known_per_replica * num_replicas)
     ]
     known_share = _zipf(len(known))
-    now, number = 0.0, 0
-    while (now := now + random.exponential(1 / (chats_per_s * num_replicas))) < seconds:
+    for number in count():
         ids = list(apps[random.choice(len(apps), p=app_share)])
         images: tuple[ImageSpan, ...] = ()
         if random.random() < habits.with_picture:
@@ -105,13 +101,7 @@ def chats(
         turns = tuple(_turns(random, len(ids), habits))
         last = turns[-1]
         ids += _ids(random, last.num_prompt + last.num_answer - len(ids))
-        yield Chat(f"chat {number}", now, ids, images, turns)
-        number += 1
-
-
-def turns_per_chat(habits: Habits) -> float:
-    """On average, of a thousand."""
-    return fmean(len(chat.turns) for chat in chats(1.0, 1000.0, 1, 0, habits))
+        yield Chat(f"chat {number}", ids, images, turns)
 
 
 def _turns(random: np.random.Generator, length: int, habits: Habits) -> Iterator[Turn]:
@@ -120,8 +110,7 @@ def _turns(random: np.random.Generator, length: int, habits: Habits) -> Iterator
         question, answer = _length(random, habits.question), _length(random, habits.answer)
         if number and length + question + answer > _LONGEST:
             return
-        think_s = float(random.exponential(habits.mean_think_s)) if number else 0.0
-        yield Turn(length + question, answer, think_s)
+        yield Turn(length + question, answer, float(random.exponential(habits.mean_think_s)))
         length += question + answer
 
 

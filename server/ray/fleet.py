@@ -151,12 +151,14 @@ class Fleet:
 def _hear(replica: _Replica, report: Report) -> None:
     """What the report counts beyond ours is others'; it may be what has just ended here, too, until
     the next one."""
-    replica.report = report
+    before, replica.report = replica.report, report
     replica.others = (
         max(0, report.num_tokens - replica.num_tokens),
         max(0, report.num_requests - replica.num_requests),
     )
-    replica.memory.learn(report.chunks, report.pictures)
+    news = (report.chunks, report.pictures)
+    if before is None or news != (before.chunks, before.pictures):
+        replica.memory.learn(*news)
 
 
 # By application and deployment. Ray makes the router, in each process that has a handle, and keeps

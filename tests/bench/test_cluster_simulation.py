@@ -11,18 +11,21 @@ from benchmark.cluster.trace import Habits, chats
 
 from .simulated import TIMES
 
-# Chats that one replica can just answer, a cache that holds them, and users who think little: all
-# is short, so that seconds of a test show what minutes would.
-_CHATS_PER_S, _SECONDS, _WARM_UP_S = 1.3, 40.0, 10.0
+# Users who keep a replica's 32 places taken, and think little: all is short, so that seconds of a
+# test show what minutes would.
+_USERS, _SECONDS, _WARM_UP_S = 56, 40.0, 10.0
 _HABITS = Habits(mean_think_s=3.0, max_turns=6, answer=(60, 0.4, 8, 200))
-_PLAN = Plan(TIMES, Sizes(cache_tokens=131072), 8, _SECONDS, _WARM_UP_S, num_ingresses=2)
+_PLAN = Plan(
+    TIMES, Sizes(cache_tokens=131072), 8, 8 * _USERS, _SECONDS, _WARM_UP_S, num_ingresses=2
+)
 
 
 def run(num_replicas: int, seed: int = 0, **changes) -> Outcome:
-    """On chats for so many replicas."""
+    """With as many users for each replica."""
     plan = replace(_PLAN, num_replicas=num_replicas, seed=seed, **changes)
-    asked = chats(_CHATS_PER_S, _SECONDS, num_replicas * plan.fold, seed, _HABITS)
-    return Simulation(plan, asked).run()
+    number = num_replicas * plan.fold
+    plan = replace(plan, num_users=number * _USERS)
+    return Simulation(plan, chats(number, seed, _HABITS)).run()
 
 
 @pytest.fixture(scope="module")

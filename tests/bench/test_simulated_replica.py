@@ -1,6 +1,7 @@
 """The replica of the simulation goes as the real scheduler does, and many steps at a time."""
 
 import random
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ def asked(seed: int) -> list[tuple[float, Sequence, list[int]]]:
     long been there: it is named when it has ended, where the real scheduler names it block by
     block."""
     found = []
-    for chat in chats(6.0, 4.0, 1, seed, Habits()):
-        when = chat.start_s
+    for chat in islice(chats(1, seed, Habits()), 24):
+        when = 0.0
         for number, turn in enumerate(chat.turns):
-            when += 20.0 + turn.think_s if number else 0.0
+            when += 20.0 + turn.think_s if number else turn.think_s / 5
             found.append((when, chat.sequence(number, 0), chat.answer(number)))
     return sorted(found, key=lambda entry: entry[0])
 
