@@ -66,6 +66,7 @@ def to_application(settings: Settings) -> serve.Application:
             name=QUOTAS,
             max_ongoing_requests=_INGRESS_REQUESTS,
             ray_actor_options={"num_cpus": 0},
+            max_surge_percent=100,  # takes no room: in an update the new one is there first
             **_COMMON,
         )
         parts.append(keeper.bind(settings.requests_per_minute, settings.tokens_per_minute))

@@ -76,6 +76,7 @@ class RayEngine:
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._is_stopped = False
+        self._limits: EngineLimits | None = None
         self.num_queued_tokens = 0
 
     def start(self) -> None:
@@ -94,7 +95,7 @@ class RayEngine:
 
     @property
     def _reports(self) -> list[Report]:
-        """Of the replicas that can serve."""
+        """Of the replicas that can serve, as far as they have reported."""
         reports = self._fleet.reports.values()
         return [report for report in reports if report is not None and report.state.is_serving]
 
@@ -106,24 +107,26 @@ class RayEngine:
     @property
     def state(self) -> EngineState:
         """LOADING while there is no replica, be it that none has come yet or none is left: Ray
-        starts others."""
-        num_there = len(self._reports)
+        starts others. One that has not reported yet is there: Ray lists it once it serves, and in
+        an update the last old one goes at that moment."""
+        reports = self._fleet.reports.values()
+        num_there = sum(report is None or report.state.is_serving for report in reports)
         if self._is_stopped:
             return EngineState.STOPPED
-        if num_there == 0:
+        if num_there == 0 or self.limits is None:
             return EngineState.LOADING
         return EngineState.DEGRADED if num_there < self._num_replicas else EngineState.READY
 
     @property
     def limits(self) -> EngineLimits | None:
-        """What each replica can take."""
+        """What each replica can take; where none has reported yet, what those before could."""
         limits = [report.limits for report in self._reports if report.limits is not None]
-        if not limits:
-            return None
-        return EngineLimits(
-            max_model_len=min(one.max_model_len for one in limits),
-            vocab_size=min(one.vocab_size for one in limits),
-        )
+        if limits:
+            self._limits = EngineLimits(
+                max_model_len=min(one.max_model_len for one in limits),
+                vocab_size=min(one.vocab_size for one in limits),
+            )
+        return self._limits
 
     @property
     def stats(self) -> EngineStats | None:
