@@ -26,6 +26,15 @@ class ClusterSettings(BaseModel):
         description="Engines at the most: so many are started as running requests and queued "
         "tokens ask for. Unset: replicas, always.",
     )
+    upscale_delay_s: float = Field(
+        10, ge=0, description="Seconds for which more engines must be asked for until they start."
+    )
+    downscale_delay_s: float = Field(
+        300,
+        ge=0,
+        description="Seconds for which fewer engines must be enough until the others go: to start "
+        "one again takes a while.",
+    )
     ingress_replicas: int = Field(
         1,
         ge=1,

@@ -8,7 +8,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from ..settings import Settings, load_settings
-from .autoscaling import scaling_policy
+from .autoscaling import ScalingPolicy
 from .engine_replica import EngineReplica
 from .engine_resources import engine_resources
 from .ingress import ENGINE, INGRESS, QUOTAS, has_quotas, ingress_app
@@ -84,13 +84,16 @@ def _draining(settings: Settings) -> dict[str, Any]:
 def _scaling(settings: Settings) -> dict[str, Any]:
     if settings.max_replicas is None:
         return {"num_replicas": settings.replicas}
-    policy = scaling_policy(settings.max_num_seqs, _QUEUED_TOKENS_PER_REPLICA)
+    bounds = {
+        "max_num_seqs": settings.max_num_seqs,
+        "max_queued_tokens": _QUEUED_TOKENS_PER_REPLICA,
+    }
     return {
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.replicas,
             max_replicas=settings.max_replicas,
-            upscale_delay_s=10,
-            downscale_delay_s=300,
-            policy=AutoscalingPolicy(policy_function=policy),
+            upscale_delay_s=settings.upscale_delay_s,
+            downscale_delay_s=settings.downscale_delay_s,
+            policy=AutoscalingPolicy(policy_function=ScalingPolicy, policy_kwargs=bounds),
         )
     }

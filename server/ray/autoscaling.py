@@ -1,7 +1,7 @@
 """How many engines the work asks for. Ray applies its delays and bounds to what comes out."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 # Of an engine's places that are taken on average: beyond, bursts would wait.
@@ -19,21 +19,24 @@ def wanted_replicas(
     return max(1, by_requests, by_tokens)
 
 
-def scaling_policy(
-    max_num_seqs: int, max_queued_tokens: int
-) -> Callable[[Any], tuple[int, dict[str, Any]]]:
-    """Ray Serve's autoscaling policy: a function of its AutoscalingContext."""
+class ScalingPolicy:
+    """Ray Serve's autoscaling policy. Ray imports the class by its name, and makes it in its
+    controller."""
 
-    def policy(context: Any) -> tuple[int, dict[str, Any]]:
+    def __init__(self, max_num_seqs: int, max_queued_tokens: int) -> None:
+        self._max_num_seqs = max_num_seqs
+        self._max_queued_tokens = max_queued_tokens
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        """context: Ray's AutoscalingContext, with what EngineReplica.record_autoscaling_stats
+        says."""
         metrics = context.aggregated_metrics or {}
         return wanted_replicas(
             _total(metrics.get("requests", {}).values()),
             _total(metrics.get("queued_tokens", {}).values()),
-            max_num_seqs,
-            max_queued_tokens,
+            self._max_num_seqs,
+            self._max_queued_tokens,
         ), {}
-
-    return policy
 
 
 def _total(values: Iterable[float | None]) -> float:

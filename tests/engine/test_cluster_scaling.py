@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.ray.autoscaling import scaling_policy, wanted_replicas
+from server.ray.autoscaling import ScalingPolicy, wanted_replicas
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_the_policy_adds_up_what_the_replicas_say() -> None:
     def context(**metrics: dict[str, float | None]) -> Any:
         return SimpleNamespace(aggregated_metrics=metrics)
 
-    policy = scaling_policy(32, 1000)
+    policy = ScalingPolicy(32, 1000)
     assert policy(context(requests={"a": 30.0, "b": 19.0}))[0] == 3
     assert policy(context(requests={"a": 1.0, "b": None}, queued_tokens={"a": 2500.0}))[0] == 3
     assert policy(context())[0] == 1

@@ -1,6 +1,7 @@
 """Real clusters on this machine. Skipped without the extra."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,8 +40,9 @@ def cluster(demo_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
 def replica_processes(server: RunningServer, deployment: str) -> list[psutil.Process]:
     """The actors that are a deployment's replicas. Behind the name may stand what they do."""
     title = f"ray::ServeReplica:phi3v:{deployment}"
-    return [
-        child
-        for child in server.resources.children(recursive=True)
-        if " ".join(child.cmdline()[:1]).startswith(title)
-    ]
+    found = []
+    for child in server.resources.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if " ".join(child.cmdline()[:1]).startswith(title):
+                found.append(child)
+    return found
