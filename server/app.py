@@ -29,7 +29,7 @@ from .header_limit import HeaderLimit
 from .keys import key_ring
 from .loading import Loading
 from .loopback_guard import LoopbackGuard
-from .metrics import Metrics
+from .metrics import GatherMetrics, Metrics
 from .observer import Observer
 from .quotas import AllowanceKeeper, QuotaGuard, Quotas
 from .request_ids import RequestIds
@@ -52,13 +52,14 @@ def create_app(
     warms_up: bool = False,
     quotas: AllowanceKeeper | None = None,
     replica: str | None = None,
+    gather_metrics: GatherMetrics | None = None,
 ) -> FastAPI:
     """The application. make_engine is called in the event loop; on_failure, with a sentence for
     the operator, when the engine could not be built. tokens: for a test whose tokens are not
     signed by Entra ID. warms_up: it is ready only after a few chats of its own. quotas: the
     keeper, if it is not in this process. replica: this application's name among others of a
-    cluster, in metrics. Raises SettingsError for a key file that cannot be used, or for traces
-    without their packages."""
+    cluster, in metrics; gather_metrics: asks them for theirs. Raises SettingsError for a key file
+    that cannot be used, or for traces without their packages."""
     metrics = Metrics(replica)
     tracer = make_tracer(settings)
 
@@ -116,6 +117,7 @@ def create_app(
     app.add_middleware(DrainGuard, drain=app.state.drain)
     app.add_middleware(RequestIds)
     app.state.metrics, app.state.log_prompts = metrics, settings.log_prompts
+    app.state.gather_metrics = gather_metrics
     app.add_middleware(Observer, metrics=metrics, tracer=tracer)
     return app
 

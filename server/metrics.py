@@ -1,6 +1,6 @@
 """What is counted and timed, for Prometheus. Labels are closed sets: no caller can add a series."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,10 +12,14 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from .request_record import RequestRecord
 
 METRICS_PATH = "/metrics"
+
+GatherMetrics = Callable[[], Awaitable[list[Metric]]]
+"""Asks the other copies of an application for their families."""
 
 _SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 _GAP_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
@@ -91,11 +95,14 @@ class Metrics:
     def add(self, collector: Collector) -> None:
         self.registry.register(collector)
 
-    def page(self) -> bytes:
-        """All of it, in Prometheus's format."""
-        if self._replica is None:
-            return generate_latest(self.registry)
-        return generate_latest(_Labelled(self.registry, {"replica": self._replica}))
+    def families(self) -> list[Metric]:
+        """All of it. Of one that is one of several, each series has the label replica, but for
+        those of engines, which several may tell of."""
+        families = list(self.registry.collect())
+        if self._replica is not None:
+            for family in families:
+                family.samples = [_labelled(sample, self._replica) for sample in family.samples]
+        return families
 
     def finish(self, record: RequestRecord, route: str, status: int) -> None:
         """A request is over."""
@@ -129,18 +136,35 @@ class Metrics:
             self._e2e_latency.observe(record.last_token - record.arrived)
 
 
-class _Labelled(CollectorRegistry):
-    """What another registry has, each series with further labels."""
+def metrics_page(families: Iterable[Metric]) -> bytes:
+    """In Prometheus's format. families: of one application or of several, whose series come
+    together below each name. What several tell of an engine is as old as each one's last report:
+    of such a series the largest value stays, so that no counter goes back."""
+    return generate_latest(_Merged(families))
 
-    def __init__(self, registry: CollectorRegistry, labels: dict[str, str]) -> None:
+
+class _Merged(CollectorRegistry):
+    def __init__(self, families: Iterable[Metric]) -> None:
         super().__init__()
-        self._registry = registry
-        self._labels = labels
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [
-                sample._replace(labels={**self._labels, **sample.labels})
-                for sample in metric.samples
-            ]
-            yield metric
+        merged: dict[str, Metric] = {}
+        series: dict[str, dict[tuple[str, frozenset[tuple[str, str]]], Sample]] = {}
+        for family in self._families:
+            name = family.name
+            merged.setdefault(name, Metric(name, family.documentation, family.type, family.unit))
+            known = series.setdefault(name, {})
+            for sample in family.samples:
+                key = (sample.name, frozenset(sample.labels.items()))
+                if key not in known or known[key].value < sample.value:
+                    known[key] = sample
+        for name, family in merged.items():
+            family.samples = list(series[name].values())
+            yield family
+
+
+def _labelled(sample: Sample, replica: str) -> Sample:
+    if "engine" in sample.labels:
+        return sample
+    return sample._replace(labels={"replica": replica, **sample.labels})

@@ -11,7 +11,7 @@ from ..settings import Settings, load_settings
 from .autoscaling import ScalingPolicy
 from .engine_replica import EngineReplica
 from .engine_resources import engine_resources
-from .ingress import ENGINE, INGRESS, QUOTAS, has_quotas, ingress_app
+from .ingress import ENGINE, INGRESS, QUOTAS, IngressReplica, has_quotas, ingress_app
 from .request_router import PromptRouter
 from .shared_quotas import QuotaKeeper
 
@@ -52,7 +52,7 @@ def to_application(settings: Settings) -> serve.Application:
         **_draining(settings),
         **_scaling(settings),
     )
-    ingress = serve.deployment(serve.ingress(ingress_app(settings))()).options(
+    ingress = serve.deployment(serve.ingress(ingress_app(settings))(IngressReplica)).options(
         name=INGRESS,
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=_INGRESS_REQUESTS,

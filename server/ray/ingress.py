@@ -1,16 +1,23 @@
 """The HTTP application as Ray Serve runs it: the same as anywhere but for where its engines are."""
 
+import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from fastapi import FastAPI
+from prometheus_client import Metric
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scoring.logs import configure_logging
 
 from ..app import create_app
+from ..metrics import Metrics
 from ..served_checkpoint import served_checkpoint
 from ..serving import load_processor
 from ..settings import Settings
@@ -22,6 +29,9 @@ logger = logging.getLogger("phi3v")
 
 ENGINE, QUOTAS, INGRESS = "Engine", "Quotas", "Ingress"
 """The deployments' names, by which a Serve config may override their options."""
+
+# Prometheus waits ten seconds for a page.
+_PATIENCE_S = 5.0
 
 
 def ingress_app(settings: Settings) -> Callable[[], FastAPI]:
@@ -45,6 +55,7 @@ def ingress_app(settings: Settings) -> Callable[[], FastAPI]:
         quotas = None
         if has_quotas(settings):
             quotas = SharedQuotas(serve.get_deployment_handle(QUOTAS, context.app_name))
+        copies = serve.get_deployment_handle(INGRESS, context.app_name)
         app = create_app(
             settings,
             processor,
@@ -53,11 +64,37 @@ def ingress_app(settings: Settings) -> Callable[[], FastAPI]:
             warms_up=True,
             quotas=quotas,
             replica=context.replica_id.unique_id,
+            gather_metrics=partial(_families_of, copies),
         )
         app.add_middleware(OneRequestId)
         return app
 
     return build
+
+
+class IngressReplica:
+    """The deployment's class, to which Ray adds the application, as `app`."""
+
+    app: FastAPI
+
+    def __init__(self, *parts: object) -> None:
+        """parts: the other deployments; their handles are got by name."""
+
+    async def metric_families(self) -> list[Metric]:
+        metrics: Metrics = self.app.state.metrics
+        return await asyncio.to_thread(metrics.families)
+
+
+async def _families_of(copies: DeploymentHandle) -> list[Metric]:
+    """Of all copies of the application that answer in time; this one may be among them."""
+    try:
+        answers = await copies.broadcast("metric_families").results_async(
+            timeout_s=_PATIENCE_S, return_exceptions=True
+        )
+    except (TimeoutError, RayError, RayServeException) as error:
+        logger.warning("other copies' metrics are left out: %s", type(error).__name__)
+        return []
+    return [family for answer in answers if isinstance(answer, list) for family in answer]
 
 
 class OneRequestId:

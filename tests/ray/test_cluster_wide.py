@@ -1,17 +1,19 @@
-"""What is one in a cluster with two copies of the application: quotas and traces."""
+"""What is one in a cluster with two copies of the application: quotas, metrics and traces."""
 
-import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from prometheus_client.parser import text_string_to_metric_families
 
 from ..http.running_server import RunningServer, user, wait_until
 from ..http.test_tracing import PARENT_ID, TRACE_ID, Collector, attributes, collecting
 from .conftest import ready_cluster
 
 _PER_MINUTE = 12
+_CHAT = "/chat/completions"
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +61,40 @@ def test_a_trace_goes_on_at_the_replica_that_ran_the_request(
     assert attributes(engine)["gen_ai.usage.output_tokens"] == 3
 
 
-def test_a_quota_is_kept_once_for_all_copies(pair: RunningServer) -> None:
-    def copies() -> set[str]:
-        pages = [pair.get("/metrics").text for _ in range(10)]
-        return {re.search(r'replica="(\w+)"', page)[1] for page in pages}  # type: ignore[index]
+def num_requests(server: RunningServer, route: str) -> dict[str, float]:
+    """That each copy of the application has answered, as one page of metrics says."""
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(server.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == "phi3v_requests_total" and sample.labels["route"] == route:
+                found[sample.labels["replica"]] += sample.value
+    return found
 
-    wait_until(lambda: len(copies()) == 2, 30, "both copies answer")
+
+def test_one_page_of_metrics_has_both_copies(pair: RunningServer) -> None:
+    before = num_requests(pair, "/info")
+    for _ in range(20):
+        assert pair.get("/info").status_code == 200
+    after = num_requests(pair, "/info")
+    assert len(after) == 2
+    assert sum(after.values()) == sum(before.values()) + 20
+    # It matters not which of them answers.
+    assert all(num_requests(pair, "/info") == after for _ in range(10))
+    (engine,) = pair.state()["engines"]
+    lines = pair.get("/metrics").text.splitlines()
+    running = [line for line in lines if line.startswith("phi3v_num_requests_running{")]
+    assert running == [f'phi3v_num_requests_running{{engine="{engine["name"]}"}} 0.0']
+
+
+def test_a_quota_is_kept_once_for_all_copies(pair: RunningServer) -> None:
+    before = num_requests(pair, _CHAT)
     answers = [pair.ask("hi", max_tokens=1) for _ in range(2 * _PER_MINUTE)]
     answered = [answer for answer in answers if answer.status_code == 200]
     refused = [answer for answer in answers if answer.status_code == 429]
     assert len(answered) + len(refused) == len(answers)
+    after = num_requests(pair, _CHAT)
+    assert len(after) == 2
+    assert all(after[copy] > before.get(copy, 0) for copy in after), "both copies were asked"
     # Two were asked before, and the bucket fills up while it is used: by one in five seconds.
     assert _PER_MINUTE - 2 <= len(answered) <= _PER_MINUTE + 6
     first, second, third = (
