@@ -8,7 +8,7 @@ import httpx
 
 from ..http.running_server import RunningServer, listening_server, wait_until
 
-_FLAGS = (
+FLAGS = (
     *("--cluster", "ray", "--device", "cpu", "--kv-cache-gib", "0.2"),
     # Fewer than there are: cores are what Ray counts, not what it binds to.
     *("--replica-cpus", "0.4", "--ingress-cpus", "0.4"),
@@ -30,7 +30,7 @@ def ready_cluster(
     with listening_server(
         log_file,
         model,
-        *_FLAGS,
+        *FLAGS,
         *flags,
         api_key=api_key,
         variables={"RAY_USAGE_STATS_ENABLED": "0", **(variables or {})},

@@ -27,9 +27,17 @@ class RayHead:
     """Its one machine, and the application that `deploy` puts there."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", directory: Path, token: str, port: int
+        self,
+        process: "subprocess.Popen[bytes]",
+        directory: Path,
+        address: str,
+        token: str,
+        dashboard_port: int,
     ) -> None:
         self.process = process
+        self.address = address
+        self.variables = _variables(token)
+        """Of who joins."""
         self.application = RunningServer(
             process, directory / "head.log", f"http://127.0.0.1:{free_port()}", None
         )
@@ -37,7 +45,7 @@ class RayHead:
         self._config_file = directory / "serve.yaml"
         self._settings: dict[str, Any] = {}
         self._token = token
-        self._dashboard = f"http://127.0.0.1:{port}"
+        self._dashboard = f"http://127.0.0.1:{dashboard_port}"
 
     def deploy(self, *deployments: dict[str, Any], **settings: Any) -> None:
         """`serve deploy` of the file that is shipped, with other settings, which stay until they
@@ -56,7 +64,7 @@ class RayHead:
         arguments = ("deploy", "-a", self._dashboard, str(self._config_file))
         done = subprocess.run(
             [sys.executable, "-m", "ray.serve.scripts", *arguments],
-            env=self._environment(self._token),
+            env=environment(**self.variables),
             capture_output=True,
             text=True,
             timeout=_START_S,
@@ -82,6 +90,9 @@ class RayHead:
 
         return wait_until(settled, _START_S, f"the cluster has {counts}")
 
+    def has_application(self) -> bool:
+        return bool(self._application())
+
     def wait_until_ready(self, num_engines: int, status: str = "ready") -> None:
         """Until the application says so, or has another status, and has heard of all its
         engines."""
@@ -104,38 +115,27 @@ class RayHead:
         )
         return dict(answer.raise_for_status().json()["applications"].get("phi3v", {}))
 
-    @staticmethod
-    def _environment(token: str) -> dict[str, str]:
-        return environment(
-            PYTHONPATH=str(PROJECT),
-            RAY_AUTH_MODE="token",
-            RAY_AUTH_TOKEN=token,
-            RAY_USAGE_STATS_ENABLED="0",
-            # Ends at once when the tests do.
-            RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
-        )
-
     @classmethod
     @contextmanager
     def started(cls, log_directory: Path) -> Iterator["RayHead"]:
-        token, port = secrets.token_hex(32), free_port()
+        token, port, dashboard_port = secrets.token_hex(32), free_port(), free_port()
         # Its sockets' paths may have a hundred characters.
         directory = Path(tempfile.mkdtemp(prefix="ray-"))
         arguments = ("start", "--head", "--block", "--num-cpus", "4", "--temp-dir", str(directory))
-        arguments += ("--port", str(free_port()), "--ray-client-server-port", str(free_port()))
-        arguments += ("--dashboard-host", "127.0.0.1", "--dashboard-port", str(port))
+        arguments += ("--port", str(port), "--ray-client-server-port", str(free_port()))
+        arguments += ("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port))
         arguments += ("--dashboard-agent-listen-port", str(free_port()))
         arguments += ("--metrics-export-port", str(free_port()))
         with (log_directory / "head.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ray.scripts.scripts", *arguments],
-                env=cls._environment(token),
+                env=environment(**_variables(token)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         try:
-            head = cls(process, log_directory, token, port)
+            head = cls(process, log_directory, f"127.0.0.1:{port}", token, dashboard_port)
             wait_until(head._listens, _START_S, "the cluster's head listens")
             yield head
         finally:
@@ -153,3 +153,14 @@ class RayHead:
         except httpx.HTTPError:
             return False
         return True
+
+
+def _variables(token: str) -> dict[str, str]:
+    return {
+        "PYTHONPATH": str(PROJECT),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # The cluster ends at once when the tests do.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
