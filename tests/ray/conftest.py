@@ -38,10 +38,15 @@ def cluster(demo_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
 
 
 def replica_processes(server: RunningServer, deployment: str) -> list[psutil.Process]:
-    """The actors that are a deployment's replicas. Behind the name may stand what they do."""
+    """The actors that are a deployment's replicas."""
+    return replicas_below(server.resources, deployment)
+
+
+def replicas_below(process: psutil.Process, deployment: str) -> list[psutil.Process]:
+    """Those that it started, at some remove. Behind the name may stand what they do."""
     title = f"ray::ServeReplica:phi3v:{deployment}"
     found = []
-    for child in server.resources.children(recursive=True):
+    for child in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
             if " ".join(child.cmdline()[:1]).startswith(title):
                 found.append(child)

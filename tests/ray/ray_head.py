@@ -53,6 +53,7 @@ class RayHead:
         self._settings |= settings
         config = deepcopy(yaml.safe_load(SERVE_FILE.read_text()))
         url = httpx.URL(self.application.base_url)
+        config["proxy_location"] = "HeadOnly"  # here is one port only
         config["http_options"] = {"host": url.host, "port": url.port}
         (application,) = config["applications"]
         del application["args"]["max_replicas"]
@@ -107,6 +108,27 @@ class RayHead:
 
         wait_until(is_ready, _START_S, f"{num_engines} engines are ready")
 
+    @contextmanager
+    def further_machine(self, log_file: Path, drain_s: int) -> Iterator["subprocess.Popen[bytes]"]:
+        """Another of its machines, with a core. At SIGTERM it has drain_s to finish what it has."""
+        arguments = ("start", "--address", self.address, "--block", "--num-cpus", "1")
+        arguments += ("--dashboard-agent-listen-port", str(free_port()))
+        arguments += ("--metrics-export-port", str(free_port()))
+        drain = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(drain_s)}
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", *arguments],
+                env=environment(**(self.variables | drain)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(drain_s + 60)
+
     def _application(self) -> dict[str, Any]:
         answer = httpx.get(
             f"{self._dashboard}/api/serve/applications/",
@@ -117,11 +139,13 @@ class RayHead:
 
     @classmethod
     @contextmanager
-    def started(cls, log_directory: Path) -> Iterator["RayHead"]:
+    def started(cls, log_directory: Path, *flags: str) -> Iterator["RayHead"]:
+        """flags: of `ray start`, beside those that every head has."""
         token, port, dashboard_port = secrets.token_hex(32), free_port(), free_port()
         # Its sockets' paths may have a hundred characters.
         directory = Path(tempfile.mkdtemp(prefix="ray-"))
         arguments = ("start", "--head", "--block", "--num-cpus", "4", "--temp-dir", str(directory))
+        arguments += flags
         arguments += ("--port", str(port), "--ray-client-server-port", str(free_port()))
         arguments += ("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port))
         arguments += ("--dashboard-agent-listen-port", str(free_port()))
