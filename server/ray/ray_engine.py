@@ -100,6 +100,13 @@ class RayEngine:
         return [report for report in reports if report is not None and report.state.is_serving]
 
     @property
+    def _num_there(self) -> int:
+        """Replicas that serve. One that has not reported yet does: Ray lists it once it serves,
+        and in an update the last old one goes at that moment."""
+        reports = self._fleet.reports.values()
+        return sum(report is None or report.state.is_serving for report in reports)
+
+    @property
     def members(self) -> tuple[ReplicaView, ...]:
         """The replicas that take requests."""
         return tuple(ReplicaView(name, report) for name, report in self._fleet.reports.items())
@@ -107,10 +114,8 @@ class RayEngine:
     @property
     def state(self) -> EngineState:
         """LOADING while there is no replica, be it that none has come yet or none is left: Ray
-        starts others. One that has not reported yet is there: Ray lists it once it serves, and in
-        an update the last old one goes at that moment."""
-        reports = self._fleet.reports.values()
-        num_there = sum(report is None or report.state.is_serving for report in reports)
+        starts others."""
+        num_there = self._num_there
         if self._is_stopped:
             return EngineState.STOPPED
         if num_there == 0 or self.limits is None:
@@ -148,7 +153,7 @@ class RayEngine:
 
     def check_room(self, num_prompt_tokens: int = 0) -> None:
         """As far as this ingress can tell; each replica has the last word."""
-        num_replicas = max(1, len(self._reports))
+        num_replicas = max(1, self._num_there)
         tokens = self._max_queued_tokens
         bounds = QueueBounds(
             num_replicas * self._max_queued, None if tokens is None else num_replicas * tokens
