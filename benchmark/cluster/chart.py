@@ -14,7 +14,6 @@ _LOOKS = {
     "least loaded": ("#d1570a", "s", "-"),
     "better of two": ("#8250df", "^", "-"),
     "round robin": ("#1a7f37", "v", "-"),
-    "random": ("#bf3989", "x", "-"),
 }
 
 

@@ -4,7 +4,6 @@ For asking what routing does where steps are a hundred times as short as on a CP
 second a hundred times as long. See benchmark/sizing.py for the limits.
 """
 
-from scoring.encoder_progress import CROP_PARTS
 from scoring.engine_builder import SHARES
 from scoring.kv_cache import bytes_per_token
 
@@ -30,6 +29,6 @@ def computed_step_times(card: Card) -> StepTimes:
         per_pair=per_pair,
         per_crop=picture_flops(MODEL, 1, MODEL.vision.tokens_per_crop) / flops,
         prompt_share=prompt_share,
-        crop_parts_share=max(1, int(crops_share * CROP_PARTS)),
+        crops_share=crops_share,
         source={"computed": f"half of the limits of one {card.name}, by its data sheet"},
     )

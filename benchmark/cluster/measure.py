@@ -138,7 +138,7 @@ def measure(checkpoint: Path, device: DeviceName) -> StepTimes:
         per_pair=per_pair,
         per_crop=bench.crops(_CROPS),
         prompt_share=prompt_share,
-        crop_parts_share=max(1, int(crops_share * CROP_PARTS)),
+        crops_share=crops_share,
         source=source,
     )
 

@@ -5,8 +5,9 @@ what it sent itself, and hears from the replicas once a second. The others know 
 requests each replica has open, whoever sent them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Items
+from itertools import cycle
 from typing import Protocol
 
 import numpy as np
@@ -19,19 +20,17 @@ from .replica import SimulatedReplica
 
 
 class Policy(Protocol):
-    def choose(self, sequence_id: str, prompt: PromptKey, there: Items[int]) -> Items[int]:
-        """The replicas to ask, the best first. there: those that have not died, of which only some
-        policies know."""
+    def choose(self, sequence_id: str, prompt: PromptKey) -> int:
+        """The replica that gets it."""
 
-    def went(self, sequence_id: str, replica: int, prompt: PromptKey) -> None:
-        """That one has taken it."""
+    def grew(self, sequence_id: str) -> None:
+        """A token of it has come."""
 
-    def grew(self, sequence_id: str, num_tokens: int) -> None: ...
+    def ended(self, sequence_id: str) -> None:
+        """Or was refused."""
 
-    def ended(self, sequence_id: str) -> None: ...
-
-    def hear(self, reports: Mapping[int, Report]) -> None:
-        """Of all replicas there are."""
+    def hear(self, reports: Items[Report]) -> None:
+        """One of each replica."""
 
 
 class Fleets:
@@ -48,25 +47,20 @@ class Fleets:
             fleet.max_requests = max_requests
             fleet.update({str(replica): None for replica in range(num_replicas)})
 
-    def choose(self, sequence_id: str, prompt: PromptKey, there: Items[int]) -> Items[int]:
+    def choose(self, sequence_id: str, prompt: PromptKey) -> int:
         fleet = self._fleets[self._random.integers(len(self._fleets))]
         self._at[sequence_id] = fleet
         fleet.opened(sequence_id)
-        return [int(name) for name in fleet.choose(sequence_id, prompt)]
+        return int(fleet.choose(sequence_id, prompt)[0])
 
-    def went(self, sequence_id: str, replica: int, prompt: PromptKey) -> None:
-        self._at[sequence_id].went(sequence_id, str(replica), prompt)
-
-    def grew(self, sequence_id: str, num_tokens: int) -> None:
-        fleet = self._at[sequence_id]
-        for _ in range(num_tokens):
-            fleet.grew(sequence_id)
+    def grew(self, sequence_id: str) -> None:
+        self._at[sequence_id].grew(sequence_id)
 
     def ended(self, sequence_id: str) -> None:
         self._at.pop(sequence_id).ended(sequence_id)
 
-    def hear(self, reports: Mapping[int, Report]) -> None:
-        told = {str(replica): report for replica, report in reports.items()}
+    def hear(self, reports: Items[Report]) -> None:
+        told = {str(number): report for number, report in enumerate(reports)}
         for fleet in self._fleets:
             fleet.update(told)
 
@@ -74,44 +68,32 @@ class Fleets:
 class _Simple:
     """Remembers nothing of requests."""
 
-    def went(self, sequence_id: str, replica: int, prompt: PromptKey) -> None: ...
-
-    def grew(self, sequence_id: str, num_tokens: int) -> None: ...
+    def grew(self, sequence_id: str) -> None: ...
 
     def ended(self, sequence_id: str) -> None: ...
 
-    def hear(self, reports: Mapping[int, Report]) -> None: ...
+    def hear(self, reports: Items[Report]) -> None: ...
 
 
 class RoundRobin(_Simple):
-    def __init__(self) -> None:
-        self._turn = 0
+    def __init__(self, num_replicas: int) -> None:
+        self._turns = cycle(range(num_replicas))
 
-    def choose(self, sequence_id: str, prompt: PromptKey, there: Items[int]) -> Items[int]:
-        self._turn += 1
-        return [there[self._turn % len(there)]]
-
-
-class AtRandom(_Simple):
-    def __init__(self, random: np.random.Generator) -> None:
-        self._random = random
-
-    def choose(self, sequence_id: str, prompt: PromptKey, there: Items[int]) -> Items[int]:
-        return [there[int(self._random.integers(len(there)))]]
+    def choose(self, sequence_id: str, prompt: PromptKey) -> int:
+        return next(self._turns)
 
 
 class LeastLoaded(_Simple):
-    """Of all, or of two by chance."""
+    """Of all; or of two by chance, as Ray Serve's own router does (its PowerOfTwoChoices)."""
 
     def __init__(
         self, replicas: Items[SimulatedReplica], random: np.random.Generator, num_choices: int
     ) -> None:
         self._replicas, self._random, self._num_choices = replicas, random, num_choices
 
-    def choose(self, sequence_id: str, prompt: PromptKey, there: Items[int]) -> Items[int]:
-        shuffled = self._random.permutation(len(there))[: self._num_choices]
-        candidates = [there[int(index)] for index in shuffled]
-        return [min(candidates, key=lambda replica: self._replicas[replica].num_open)]
+    def choose(self, sequence_id: str, prompt: PromptKey) -> int:
+        shuffled = self._random.permutation(len(self._replicas))[: self._num_choices]
+        return min(map(int, shuffled), key=lambda replica: self._replicas[replica].num_open)
 
 
 MakePolicy = Callable[[Items[SimulatedReplica], int, int, np.random.Generator], Policy]
@@ -122,6 +104,5 @@ POLICIES: dict[str, MakePolicy] = {
     ),
     "least loaded": lambda replicas, _, __, random: LeastLoaded(replicas, random, len(replicas)),
     "better of two": lambda replicas, _, __, random: LeastLoaded(replicas, random, 2),
-    "round robin": lambda _, __, ___, ____: RoundRobin(),
-    "random": lambda _, __, ___, random: AtRandom(random),
+    "round robin": lambda replicas, _, __, ___: RoundRobin(len(replicas)),
 }

@@ -29,15 +29,15 @@ class StepShape:
 class StepTimes:
     """Seconds. of_tokens: (tokens, seconds) of steps with next to no context, by tokens; what lies
     between is interpolated. The others are added for each token of context, each pair, each crop.
-    prompt_share, crop_parts_share: what the engine lets a prompt bring to a step in which others
-    decode, see scoring/scheduler.py. source: where this is from."""
+    prompt_share, crops_share: what the engine lets a prompt bring to a step in which others decode,
+    see scoring/scheduler.py. source: where this is from."""
 
     of_tokens: tuple[tuple[int, float], ...]
     per_context: float
     per_pair: float
     per_crop: float
     prompt_share: int
-    crop_parts_share: int
+    crops_share: float
     source: dict[str, Any]
 
     @property

@@ -20,7 +20,7 @@ OURS, GIANT = "ours", "one giant"
 _OPEN = 1.25
 # Of a replica's requests, in the measured part and before; and how many replicas' worth of traces a
 # point is the mean of.
-_REQUESTS, _WARM_UP_REQUESTS = 300, 150
+_REQUESTS, _WARM_UP_REQUESTS = 150, 150
 _WARM_UP_THOUGHTS = 6  # times that a user thinks, until as many come back as there will be
 _NO_MORE = 1.05
 _REPLICAS_PER_POINT = 8
@@ -65,7 +65,7 @@ class Study:
     def points(self, numbers: list[int], policies: list[str]) -> Iterator[Point]:
         """One after the other, for each takes a while."""
         for number in numbers:
-            for policy in (*policies, GIANT):
+            for policy in (GIANT, *policies):
                 yield self._point(number, policy)
 
     def _point(self, number: int, policy: str) -> Point:

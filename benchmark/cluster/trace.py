@@ -3,8 +3,8 @@
 A user has one chat after the other, each with one of a few system prompts, half of them about a
 picture; some pictures are in many people's chats. Users pause, for exponential times, before a chat
 and before asking on: of many of them, chats begin as a Poisson process does. Popularity is Zipf's,
-and lengths are lognormal. No chat outgrows the short rope regime: it would be computed anew there,
-by whichever replica.
+and lengths are lognormal. No chat outgrows the short rope regime: all of it would be computed anew
+there, by whichever replica.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scoring.image_processor import HDPicture
 from scoring.sequence import ImageSpan, SamplingParams, Sequence
 
-_LONGEST = 4096
+LONGEST = 4096
+"""Tokens of a chat, the end of the genuine model's short rope regime."""
+CROP = 336
 _TOKEN_IDS = (300, 32000)
-_CROP = 336
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Chat:
     images: tuple[ImageSpan, ...]
     turns: tuple[Turn, ...]
 
-    def sequence(self, number: int, attempt: int) -> Sequence:
+    def sequence(self, number: int) -> Sequence:
         """What is asked in a turn, the answers before it included."""
         turn = self.turns[number]
         return Sequence(
-            f"{self.name}-{number}-{attempt}",
+            f"{self.name}-{number}",
             self.token_ids[: turn.num_prompt],
             SamplingParams(max_tokens=turn.num_answer),
             self.images,
@@ -108,7 +109,9 @@ def _turns(random: np.random.Generator, length: int, habits: Habits) -> Iterator
     num_turns = min(int(random.geometric(1 / habits.mean_turns)), habits.max_turns)
     for number in range(num_turns):
         question, answer = _length(random, habits.question), _length(random, habits.answer)
-        if number and length + question + answer > _LONGEST:
+        if number == 0:  # even after the largest picture there is room for most of an answer
+            answer = min(answer, LONGEST - length - question)
+        elif length + question + answer > LONGEST:
             return
         yield Turn(length + question, answer, float(random.exponential(habits.mean_think_s)))
         length += question + answer
@@ -125,7 +128,7 @@ def _picture(random: np.random.Generator, digest: bytes, habits: Habits) -> HDPi
     sums = accumulate(share for *_, share in habits.pictures)
     index = next((i for i, s in enumerate(sums) if point < s), len(habits.pictures) - 1)
     rows, columns, num_tokens, _ = habits.pictures[index]
-    shape = (rows * _CROP, columns * _CROP, 3)
+    shape = (rows * CROP, columns * CROP, 3)
     return HDPicture(np.broadcast_to(np.uint8(0), shape), digest, num_tokens)
 
 

@@ -53,18 +53,3 @@ def test_routing_by_load_alone_finds_less(eight: Outcome) -> None:
 def test_a_seed_gives_its_figures_again(eight: Outcome) -> None:
     assert run(8) == eight
     assert run(8, seed=1) != eight
-
-
-def test_a_replica_that_is_lost_gets_nothing_and_its_chats_go_on_elsewhere() -> None:
-    whole, hurt = run(4), run(4, lost=((_WARM_UP_S, 2),))
-    assert hurt.by_replica[2] < whole.by_replica[2] / 2
-    by_then = run(4, seconds=_WARM_UP_S, warm_up_s=0.0)
-    assert hurt.by_replica[2] == by_then.by_replica[2]
-    assert min(count for number, count in enumerate(hurt.by_replica) if number != 2) > (
-        max(whole.by_replica)
-    )
-
-
-def test_all_are_lost_and_nobody_is_answered_any_more() -> None:
-    outcome = run(2, lost=((_WARM_UP_S, 0), (_WARM_UP_S, 1)))
-    assert (outcome.tokens_per_s, outcome.requests_per_s) == (0.0, 0.0)
