@@ -3,11 +3,11 @@
     make bench-cluster
     python -m benchmark.cluster [--step-times FILE | --computed CARD] [--replicas 1,4,16,64]
 
-Real are the ingresses' Fleets and their tables (server/ray/fleet.py, scoring/router.py), the
-sequences and their chunks' names, the block manager, the encoder's progress and the queues' bounds.
-Replayed are the steps: how long each takes by what is in it, as benchmark.cluster.measure has found
-it on a machine. Simulated are users, time and the network, of which only the reports' second and
-their delay matter. See study.py for what is asked, trace.py for the chats.
+Real are the ingresses' Fleets and their tables (server/ray/fleet.py, scoring/router.py), and each
+replica's scheduler, block manager and queue bounds. Replayed are the steps: how long each takes by
+what is in it, as benchmark.cluster.measure has found it on a machine. Simulated are users, time and
+the network, of which only the reports' second and their delay matter. See study.py for what is
+asked, trace.py for the chats.
 
 Prints a table, and writes it as JSON and as a chart. A goal that is not met sets the exit status:
 of our routing, for every number of replicas, 95 % of linear throughput, and prefix hits no more
@@ -61,7 +61,7 @@ def main() -> None:
         "load": asdict(load),
         "seed": options.seed,
         "commit": commit(),
-        "points": [point.to_json() for point in points],
+        "points": [asdict(point) for point in points],
     }
     options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(points, _origin(times), options.chart)

@@ -6,9 +6,8 @@ that of one. The giant has the cache, the places and the speed of N.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from .replica import Sizes
 from .simulation import Outcome, Plan, Simulation
@@ -42,9 +41,6 @@ class Point:
     first_token_s: tuple[float, float]
     refused: float
     preemptions: float
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .simulated import TIMES
 
 # Users who keep a replica's 32 places taken, and think little: all is short, so that seconds of a
 # test show what minutes would.
-_USERS, _SECONDS, _WARM_UP_S = 56, 40.0, 10.0
+_USERS, _SECONDS, _WARM_UP_S = 56, 25.0, 10.0
 _HABITS = Habits(mean_think_s=3.0, max_turns=6, answer=(60, 0.4, 8, 200))
 _PLAN = Plan(
     TIMES, Sizes(cache_tokens=131072), 8, 8 * _USERS, _SECONDS, _WARM_UP_S, num_ingresses=2
@@ -50,6 +50,7 @@ def test_routing_by_load_alone_finds_less(eight: Outcome) -> None:
         assert run(8, policy=policy).hits < 0.8 * eight.hits, policy
 
 
-def test_a_seed_gives_its_figures_again(eight: Outcome) -> None:
-    assert run(8) == eight
-    assert run(8, seed=1) != eight
+def test_a_seed_gives_its_figures_again() -> None:
+    one, same, other = (run(2, seed, seconds=15.0) for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
