@@ -1,6 +1,7 @@
 """What all drawings share: colours, backgrounds, sizes and the questions that come with one."""
 
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageFont
@@ -40,15 +41,6 @@ _ALIKE = {
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """A question with its one right answer. category: whose marks it counts among."""
-
-    question: str
-    answer: str
-    category: str
-
-
-@dataclass(frozen=True)
 class Mark:
     """A shape's or character's centre and height in pixels: what the tower learns to name."""
 
@@ -59,14 +51,70 @@ class Mark:
     height: float
 
 
+# One thing to look at: a shape, or the characters of a label with its value.
+Thing = tuple[Mark, ...]
+# The prompt's first token in their place. Looked at beside what is counted, in equal shares, the
+# share that it has left tells how many there are.
+NOTHING: Thing = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """The answer's characters from start to end are read off these things."""
+
+    start: int
+    end: int
+    things: tuple[Thing, ...]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question with its one right answer. category: whose marks it counts among. looks: in the
+    order of the answer."""
+
+    question: str
+    answer: str
+    category: str
+    looks: tuple[Look, ...] = ()
+
+
+def look_at(answer: str, *things: Thing) -> tuple[Look, ...]:
+    """All of the answer is about these."""
+    return (Look(0, len(answer), things),)
+
+
+def looks_by_part(answer: str, parts: Iterable[tuple[str, Sequence[Thing]]]) -> tuple[Look, ...]:
+    """Each part of the answer is about its things. The parts come in the answer's order."""
+    looks, end = [], 0
+    for part, things in parts:
+        start = answer.index(part, end)
+        end = start + len(part)
+        looks.append(Look(start, end, tuple(things)))
+    return tuple(looks)
+
+
+def spelled(answer: str, *texts: tuple[str, Thing]) -> tuple[Look, ...]:
+    """The answer spells these texts, in this order, each from its characters' marks."""
+    looks, end = [], 0
+    for text, marks in texts:
+        start = answer.index(text, end)
+        end = start + len(text)
+        looks += [
+            Look(at, at + 1, ((mark,),)) for at, mark in zip(range(start, end), marks, strict=True)
+        ]
+    return tuple(looks)
+
+
 @dataclass
 class Drawing:
-    """A picture with questions about it. description: all there is to say about it."""
+    """A picture with questions about it. description: all there is to say about it, read off
+    shown."""
 
     image: Image.Image
     exchanges: list[Exchange]
-    description: str = ""
-    marks: list[Mark] = field(default_factory=list)
+    description: str
+    shown: tuple[Look, ...]
+    marks: list[Mark]
 
 
 @dataclass(frozen=True)
@@ -109,13 +157,14 @@ class Canvas:
 
     def mark_text(
         self, text: str, color: str, face: ImageFont.FreeTypeFont, origin: tuple[float, float]
-    ) -> None:
+    ) -> Thing:
         """Mark each character of a line. origin: where its ink begins, left and top."""
         left, top, _, bottom = face.getbbox(text)
         for index, character in enumerate(text):
             start, end = face.getlength(text[:index]), face.getlength(text[: index + 1])
             x, height = origin[0] - left + (start + end) / 2, bottom - top
             self.marks.append(Mark(character, color, x, origin[1] + height / 2, height))
+        return tuple(self.marks[-len(text) :])
 
     def contrasting(self, *, alike_too: bool = False) -> list[str]:
         """The colours that are seen on the background."""

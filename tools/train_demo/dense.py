@@ -15,9 +15,11 @@ from scoring.models.kernels import rms_norm, swiglu
 from scoring.models.phi3 import Phi3DecoderLayer, RMSNorm
 from scoring.models.phi3_vision import Phi3VisionForCausalLM
 
-from .rows import Row
+from .rows import IMAGE, Row
 
-IMAGE = -1
+# Where the decoder is taught what to look at: late enough to know what is asked, early enough to
+# make something of what it sees.
+_LOOKING_LAYER, _LOOKING_HEAD = 2, 0
 
 
 @dataclass
@@ -26,7 +28,9 @@ class Batch:
 
     visible: (B, 1, T, T), 0 or −inf, added to the attention's scores. targets: (answer tokens,).
     answers: (B, T), true at the token before each target. pictures: uint8 (H, W, 3) of the rows
-    that have one, in their order. names: of their crops, see naming.labels_of.
+    that have one, in their order. names: of their crops, see naming.labels_of. looks: (N, 4), the
+    row, the token that attends, a token of the picture and the thing that it shows; things are
+    numbered through. shares: (things,), each one's of what its answer token is to attend to.
     """
 
     input_ids: Tensor
@@ -36,6 +40,8 @@ class Batch:
     targets: Tensor
     pictures: list[Tensor]
     names: list[Tensor]
+    looks: Tensor
+    shares: Tensor
 
 
 def to_batch(rows: list[Row]) -> Batch:
@@ -60,7 +66,18 @@ def to_batch(rows: list[Row]) -> Batch:
         input_ids[is_answer],
         [torch.tensor(row.pixels) for row in rows if row.pixels is not None],
         [row.names for row in rows if row.names is not None],
+        *_looks_of(rows),
     )
+
+
+def _looks_of(rows: list[Row]) -> tuple[Tensor, Tensor]:
+    looks, shares = [], []
+    for number, row in enumerate(rows):
+        for at, things in row.looks:
+            for tokens in things:
+                looks += [(number, at - 1, token, len(shares)) for token in tokens]
+                shares.append(1 / len(things))
+    return torch.tensor(looks).view(-1, 4), torch.tensor(shares)
 
 
 def new_model(model: Phi3VisionForCausalLM, seed: int) -> None:
@@ -125,8 +142,9 @@ def see(model: Phi3VisionForCausalLM, pictures: list[Tensor]) -> Tensor:
     return model.merge(model.tower(torch.cat([model.to_crops(picture) for picture in pictures])))
 
 
-def answer_logits(model: Phi3VisionForCausalLM, batch: Batch, seen: Tensor) -> Tensor:
-    """seen: the batch's pictures, see `see`. → float32 (number of answer tokens, vocab)."""
+def answer(model: Phi3VisionForCausalLM, batch: Batch, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """seen: the batch's pictures, see `see`. → float32 logits (number of answer tokens, vocab),
+    and what the looking head attends to, (B, T, T)."""
     hidden = model.embed(batch.input_ids.clamp(min=0))
     crop = model.to_crops(batch.pictures[0]).shape[-1]
     crops = [1 + p.shape[0] * p.shape[1] // crop**2 for p in batch.pictures]
@@ -142,15 +160,27 @@ def answer_logits(model: Phi3VisionForCausalLM, batch: Batch, seen: Tensor) -> T
     shape = (*batch.positions.shape, 1, cos.shape[-1])
     cos_sin = cos.view(shape), sin.view(shape)
     visible = batch.visible.to(hidden.dtype)
+    attention = []
     for layer in model.model.layers:
         assert isinstance(layer, Phi3DecoderLayer)
-        hidden = _layer(layer, hidden, cos_sin, visible)
-    return model.logits(_norm(model.model.norm, hidden[batch.answers]))
+        hidden, weights = _layer(layer, hidden, cos_sin, visible)
+        attention.append(weights)
+    logits = model.logits(_norm(model.model.norm, hidden[batch.answers]))
+    return logits, attention[_LOOKING_LAYER][:, _LOOKING_HEAD]
+
+
+def looking_loss(batch: Batch, attended: Tensor) -> Tensor:
+    """The cross-entropy of attending to each answer token's things in equal shares, wherever they
+    are shown. attended: (B, T, T)."""
+    row, query, token, thing = batch.looks.unbind(1)
+    mass = torch.zeros(len(batch.shares)).index_add(0, thing, attended[row, query, token].float())
+    return -(batch.shares * (mass + 1e-6).log()).sum() / batch.shares.sum()
 
 
 def _layer(
     layer: Phi3DecoderLayer, hidden: Tensor, cos_sin: tuple[Tensor, Tensor], visible: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """→ the output and the attention's weights, (B, heads, T, T)."""
     batch, length, width = hidden.shape
     head_dim = cos_sin[0].shape[-1]
     qkv = layer.self_attn.qkv_proj(_norm(layer.input_layernorm, hidden))
@@ -158,11 +188,12 @@ def _layer(
     query, key = (_rotated(x, *cos_sin) for x in (query, key))
     query, key, value = (x.transpose(1, 2) for x in (query / math.sqrt(head_dim), key, value))
     # Plain products: the fused kernel's backward pass takes several times as long on a CPU.
-    attended = (query @ key.transpose(2, 3) + visible).softmax(-1) @ value
+    weights = (query @ key.transpose(2, 3) + visible).softmax(-1)
+    attended = weights @ value
     hidden = hidden + layer.self_attn.o_proj(attended.transpose(1, 2).flatten(2))
     gate_up = layer.mlp.gate_up_proj(_norm(layer.post_attention_layernorm, hidden))
     output: Tensor = hidden + layer.mlp.down_proj(swiglu(gate_up))
-    return output
+    return output, weights
 
 
 def _norm(norm: RMSNorm, hidden: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ EVALUATION = Style(
     invented_words=False,
 )
 _SORTS = (shapes_drawing, lettering_drawing, chart_drawing)
+_SHARES = (42, 28, 30)
 _DESCRIBE = (
     "Describe the picture.",
     "What do you see?",
@@ -34,9 +35,10 @@ _DESCRIBE = (
 )
 
 
-def draw_one(rng: random.Random, style: Style) -> Drawing:
-    """A drawing; its description, as an exchange, is the last one."""
-    drawing = rng.choices(_SORTS, (30, 45, 25))[0](rng, style)
+def draw_one(rng: random.Random, style: Style, shares: tuple[int, int, int] = _SHARES) -> Drawing:
+    """A drawing; its description, as an exchange, is the last one. shares: of shapes, lettering
+    and charts."""
+    drawing = rng.choices(_SORTS, shares)[0](rng, style)
     question = rng.choice(_DESCRIBE)
-    drawing.exchanges.append(Exchange(question, drawing.description, "description"))
+    drawing.exchanges.append(Exchange(question, drawing.description, "description", drawing.shown))
     return drawing

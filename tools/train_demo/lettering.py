@@ -5,8 +5,19 @@ import random
 
 from PIL import Image, ImageDraw
 
-from .canvas import Canvas, Drawing, Exchange, Style, article, new_canvas, shade
-from .shapes import KINDS, counted, json_question
+from .canvas import (
+    Canvas,
+    Drawing,
+    Exchange,
+    Style,
+    Thing,
+    article,
+    new_canvas,
+    shade,
+    spelled,
+)
+from .shape import KINDS
+from .shape_questions import counted, json_question
 from .words import invented_word
 
 _BIGGEST, _SMALLEST = 0.62, 0.16
@@ -20,17 +31,18 @@ def lettering_drawing(rng: random.Random, style: Style) -> Drawing:
     text = _number(rng) if rng.random() < 0.5 else _word(rng, style)
     # The middle most often: there a crop's edge cuts the letters.
     spread = rng.choice((0.0, 0.5, 1.0))
-    _print(canvas, text, color, (0.0, 1.0), spread)
+    line = text, _print(canvas, text, color, (0.0, 1.0), spread)
     if text.isdigit():
-        exchanges, what = _about_number(rng, text), f"the number {text}"
+        exchanges, what = _about_number(rng, *line), f"the number {text}"
     else:
-        exchanges, what = _about_word(rng, text), f'the word "{text}"'
+        exchanges, what = _about_word(rng, *line), f'the word "{text}"'
     question = rng.choice(("What does it say?", "Read the text.", "What is written here?"))
     category = "number" if text.isdigit() else "word"
-    exchanges.append(Exchange(question, f'It says "{text}".', _marked(text, category)))
+    answer = f'It says "{text}".'
+    exchanges.append(Exchange(question, answer, _marked(text, category), spelled(answer, line)))
     exchanges += _about_both(rng, canvas, color)
     description = f"The picture shows {what} in {color} on {article(canvas.background)} background."
-    return Drawing(canvas.image, exchanges, description, canvas.marks)
+    return Drawing(canvas.image, exchanges, description, spelled(description, line), canvas.marks)
 
 
 def _word(rng: random.Random, style: Style) -> str:
@@ -52,12 +64,15 @@ def _two_lines(canvas: Canvas, color: str) -> Drawing:
     rng = canvas.rng
     word, number = _word(rng, canvas.style), _number(rng)
     lines = [word, number] if rng.random() < 0.5 else [number, word]
-    for line, band in zip(lines, ((0.04, 0.5), (0.5, 0.96)), strict=True):
-        _print(canvas, line, color, band, rng.choice((0.0, 0.6)))
-    exchanges = _about_number(rng, number) + _about_word(rng, word)
+    printed = [
+        (line, _print(canvas, line, color, band, rng.choice((0.0, 0.6))))
+        for line, band in zip(lines, ((0.04, 0.5), (0.5, 0.96)), strict=True)
+    ]
+    marks = dict(printed)
+    exchanges = _about_number(rng, number, marks[number]) + _about_word(rng, word, marks[word])
     question = rng.choice(("What does it say?", "Read the text.", "What is written here?"))
     answer = f'It says "{lines[0]}" and "{lines[1]}".'
-    exchanges.append(Exchange(question, answer, "two lines"))
+    exchanges.append(Exchange(question, answer, "two lines", spelled(answer, *printed)))
     exchanges += _about_both(rng, canvas, color)
     first, second = (
         f"the number {line}" if line.isdigit() else f'the word "{line}"' for line in lines
@@ -66,10 +81,14 @@ def _two_lines(canvas: Canvas, color: str) -> Drawing:
         f"The picture shows {first} above {second} in {color} on "
         f"{article(canvas.background)} background."
     )
-    return Drawing(canvas.image, exchanges, description, canvas.marks)
+    return Drawing(
+        canvas.image, exchanges, description, spelled(description, *printed), canvas.marks
+    )
 
 
-def _print(canvas: Canvas, text: str, color: str, band: tuple[float, float], spread: float) -> None:
+def _print(
+    canvas: Canvas, text: str, color: str, band: tuple[float, float], spread: float
+) -> Thing:
     """One line within a band of the height (shares of it). spread: how far from its middle."""
     rng = canvas.rng
     top, bottom = (canvas.height * share for share in band)
@@ -94,10 +113,10 @@ def _print(canvas: Canvas, text: str, color: str, band: tuple[float, float], spr
     y = (top + bottom - mask.height) / 2 + rng.uniform(-spread, spread) * slack_y * 0.95
     canvas.image.paste(shade(rng, color), (int(x), int(y)), mask)
     ink_x, ink_y = x + (mask.width - width) / 2 + margin, y + (mask.height - height) / 2 + margin
-    canvas.mark_text(text, color, face, (ink_x, ink_y))
+    return canvas.mark_text(text, color, face, (ink_x, ink_y))
 
 
-def _about_number(rng: random.Random, number: str) -> list[Exchange]:
+def _about_number(rng: random.Random, number: str, marks: Thing) -> list[Exchange]:
     question = rng.choice(
         (
             "What number is this?",
@@ -106,20 +125,23 @@ def _about_number(rng: random.Random, number: str) -> list[Exchange]:
             "Read the number.",
         )
     )
-    category = _marked(number, "number")
+    line = number, marks
+    answer, as_json = f"The number is {number}.", json.dumps({"number": int(number)})
     return [
-        Exchange(question, f"The number is {number}.", category),
-        Exchange(json_question(rng, ["number"]), json.dumps({"number": int(number)}), "json"),
+        Exchange(question, answer, _marked(number, "number"), spelled(answer, line)),
+        Exchange(json_question(rng, ["number"]), as_json, "json", spelled(as_json, line)),
     ]
 
 
-def _about_word(rng: random.Random, word: str) -> list[Exchange]:
+def _about_word(rng: random.Random, word: str, marks: Thing) -> list[Exchange]:
     question = rng.choice(
         ("What word is this?", "What is the word?", "Which word is written?", "Read the word.")
     )
+    line = word, marks
+    answer, as_json = f'The word is "{word}".', json.dumps({"word": word})
     return [
-        Exchange(question, f'The word is "{word}".', "word"),
-        Exchange(json_question(rng, ["word"]), json.dumps({"word": word}), "json"),
+        Exchange(question, answer, "word", spelled(answer, line)),
+        Exchange(json_question(rng, ["word"]), as_json, "json", spelled(as_json, line)),
     ]
 
 

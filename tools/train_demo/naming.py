@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_config import VisionConfig
-
 from .canvas import COLORS, Mark
-from .shapes import KINDS
+from .placement import Placement
+from .shape import KINDS
 
 # Characters side by side in one token, from the left.
 _SLOTS = 3
 _NAMES = ("", *KINDS, *string.digits, *string.ascii_letters)
 _COLOR_NAMES = ("", *COLORS)
-_SMALLEST, _UNKNOWN = 7.0, -100
+_UNKNOWN = -100
 _WEIGHT_OF_NOTHING = 0.1
 
 
@@ -53,40 +52,27 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels.flatten(), weight)
 
 
-def labels_of(
-    marks: list[Mark], width: int, height: int, shape: tuple[int, ...], vision: VisionConfig
-) -> Tensor:
+def labels_of(marks: list[Mark], placement: Placement) -> Tensor:
     """The labels of one picture's crops, the global view first: (crops, side, side, _SLOTS + 1).
 
-    width, height: of the drawing, whose marks these are. shape: of the HD picture, in pixels. What
-    is too small in a view to be read is unknown there, not nothing.
+    What is too small in a view to be read is unknown there, not nothing.
     """
-    hd_height, hd_width = shape[:2]
-    side, crop = vision.tokens_per_side, vision.crop_size
-    rows, cols = hd_height // crop, hd_width // crop
-    # The drawing was scaled to fill the HD picture one way, and padded the other.
-    scale = min(hd_width / width, hd_height / height)
-    pad_x, pad_y = (hd_width - width * scale) / 2, (hd_height - height * scale) / 2
+    rows, cols, side = placement.crop_rows, placement.crop_cols, placement.side
     local = torch.zeros(rows * side, cols * side, _SLOTS + 1, dtype=torch.int64)
     overview = torch.zeros(side, side, _SLOTS + 1, dtype=torch.int64)
     for mark in sorted(marks, key=lambda mark: mark.x):
-        x, y, size = mark.x * scale + pad_x, mark.y * scale + pad_y, mark.height * scale
-        _put(local, mark, x / hd_width, y / hd_height, size)
-        _put(overview, mark, x / hd_width, y / hd_height, size / max(rows, cols))
+        _put(local[placement.in_crops(mark)], mark, placement.told_in_crops(mark))
+        _put(overview[placement.in_overview(mark)], mark, placement.told_in_overview(mark))
     crops = (
         local.view(rows, side, cols, side, -1).transpose(1, 2).reshape(-1, side, side, _SLOTS + 1)
     )
     return torch.cat((overview[None], crops))
 
 
-def _put(grid: Tensor, mark: Mark, x: float, y: float, height: float) -> None:
-    """x, y: shares of the grid's sides."""
+def _put(cell: Tensor, mark: Mark, is_told: bool) -> None:
     if mark.name not in _NAMES:
         return
-    row = min(grid.shape[0] - 1, max(0, int(y * grid.shape[0])))
-    col = min(grid.shape[1] - 1, max(0, int(x * grid.shape[1])))
-    cell = grid[row, col]
-    if height < _SMALLEST:
+    if not is_told:
         cell[:] = _UNKNOWN
         return
     free = (cell[:_SLOTS] == 0).nonzero()

@@ -18,27 +18,33 @@ from model_config import ModelConfig, load_card
 from scoring.image_processor import to_hd_picture
 from scoring.prompt import ChatImage, ChatMessage, PromptBuilder, load_tokenizer
 
-from .canvas import Drawing, Exchange, Style
+from .canvas import Exchange, Look, Style, Thing
 from .drawings import draw_one
 from .naming import labels_of
+from .placement import Placement
 from .small_talk import asked_about_none, small_talk, system_text, without_picture
 
+IMAGE = -1
 _PREFIX = -1
 _MOST_TOKENS = 352
 _SEGMENTS_OF_TALK = 5
+# To spell takes longest to learn.
+_SHARES = (33, 37, 30)
 
 
 @dataclass
 class Row:
     """token_ids: −1 in the picture's slots. segments: _PREFIX or the segment's number, for each
     token. is_answer: whether the token is one that the model must say. categories: of the
-    segments, whose marks each counts among. names: see naming.labels_of."""
+    segments, whose marks each counts among. looks: the answers' tokens, as places in the row, each
+    with the tokens to look at, by thing. names: see naming.labels_of."""
 
     token_ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     segments: list[int] = field(default_factory=list)
     is_answer: list[bool] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
+    looks: list[tuple[int, list[list[int]]]] = field(default_factory=list)
     pixels: npt.NDArray[np.uint8] | None = None
     names: Tensor | None = None
 
@@ -55,12 +61,13 @@ class RowBuilder:
     def __init__(self, directory: Path, config: ModelConfig) -> None:
         tokenizer = load_tokenizer(directory)
         vocabulary = tokenizer.get_vocab()
+        self._pieces = {token_id: piece for piece, token_id in vocabulary.items()}
         self._vision = config.vision
         self._prompts = PromptBuilder(tokenizer, load_card("demo"), config.vision)
         self._assistant, self._end = vocabulary["<|assistant|>"], vocabulary["<|end|>"]
 
     def picture_row(self, rng: random.Random, style: Style, num_segments: int) -> Row:
-        drawing = draw_one(rng, style)
+        drawing = draw_one(rng, style, _SHARES)
         *about, description = drawing.exchanges
         chosen = rng.sample(about, min(num_segments - 1, len(about)))
         exchanges = [*chosen, description]
@@ -70,27 +77,27 @@ class RowBuilder:
         earlier = _earlier_turns(rng, style) if rng.random() < 0.2 else []
         # The transform leaves its own output as it is, and so costs little for every segment.
         image = Image.fromarray(to_hd_picture(drawing.image, self._vision).pixels)
-        conversations = []
+        conversations, looks = [], []
         for exchange in exchanges:
+            asked = [exchange]
             turns = [_question(exchange, image), _answer(exchange)]
             if rng.random() < 0.12:
-                follow_up = rng.choice(about)
-                turns += [_question(follow_up), _answer(follow_up)]
+                asked.append(rng.choice(about))
+                turns += [_question(asked[1]), _answer(asked[1])]
             conversations.append([*earlier, *turns])
+            looks.append([exchange.looks for exchange in asked])
         row = self.row_of(conversations, [exchange.category for exchange in exchanges])
-        row.names = self._names(drawing, image)
+        placement = Placement(*drawing.image.size, (image.height, image.width), self._vision)
+        row.names = labels_of(drawing.marks, placement)
+        self._look(row, looks, placement)
         return row
 
     def seen_only(self, rng: random.Random, style: Style) -> Row:
         """A picture and the names of what it shows, without a word about it."""
         drawing = draw_one(rng, style)
         pixels = to_hd_picture(drawing.image, self._vision).pixels
-        image = Image.fromarray(pixels)
-        return Row(pixels=pixels, names=self._names(drawing, image))
-
-    def _names(self, drawing: Drawing, image: Image.Image) -> Tensor:
-        size, shape = drawing.image.size, (image.height, image.width)
-        return labels_of(drawing.marks, *size, shape, self._vision)
+        placement = Placement(*drawing.image.size, pixels.shape, self._vision)
+        return Row(pixels=pixels, names=labels_of(drawing.marks, placement))
 
     def talk_row(self, rng: random.Random, style: Style) -> Row:
         """Conversations without a picture."""
@@ -124,6 +131,24 @@ class RowBuilder:
             row.categories.append(categories[segment])
         return row
 
+    def _look(self, row: Row, looks: list[list[tuple[Look, ...]]], placement: Placement) -> None:
+        """Fill the row's. looks: by segment, of its answers."""
+        first_slot = row.token_ids.index(IMAGE)
+
+        def tokens(thing: Thing) -> list[int]:
+            shown = {first_slot + slot for mark in thing for slot in placement.slots(mark)}
+            return sorted(shown) or [0]
+
+        for segment, of_answers in enumerate(looks[: len(row.categories)]):
+            for span, of_answer in zip(_spans(row, segment), of_answers, strict=True):
+                end = -1  # The first token begins with a space that is not the answer's.
+                for at in span:
+                    start, end = end, end + len(self._pieces[row.token_ids[at]])
+                    for look in of_answer:
+                        if start < look.end and look.start < end:
+                            row.looks.append((at, [tokens(thing) for thing in look.things]))
+                            break
+
     def _answers(self, token_ids: list[int]) -> list[bool]:
         """From after <|assistant|> to <|end|>, this included."""
         answers, inside = [], False
@@ -134,6 +159,19 @@ class RowBuilder:
             elif token_id == self._end:
                 inside = False
         return answers
+
+
+def _spans(row: Row, segment: int) -> list[range]:
+    """The answers of a segment, as places in the row, without the tokens that end them."""
+    spans, start = [], None
+    for at, (of, is_answer) in enumerate(zip(row.segments, row.is_answer, strict=True)):
+        inside = of == segment and is_answer
+        if inside and start is None:
+            start = at
+        elif not inside and start is not None:
+            spans.append(range(start, at - 1))
+            start = None
+    return spans
 
 
 def _question(exchange: Exchange, image: Image.Image | None = None) -> ChatMessage:

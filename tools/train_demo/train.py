@@ -31,8 +31,10 @@ logger = logging.getLogger("train_demo")
 
 SEED = 20261125
 _ROWS, _SEGMENTS = 32, 8
-NAMING_STEPS, _NAMING_SHARE = 3000, 0.3
-_PEAK_RATES, _WARM_UP, _DECAY_SHARE = (5e-3, 8e-4), 100, 0.6
+NAMING_STEPS, _NAMING_SHARE, _LOOKING_SHARE = 3000, 0.3, 0.1
+_PEAK_RATES, _WARM_UP = (5e-3, 8e-4), 100
+# At the peak the answers unlearn words as fast as they learn them.
+_ANSWERS_SHARE = 0.6
 _MAX_GRADIENT = 1.0
 _SAVE_EVERY, _MARK_EVERY, _LOG_EVERY = 100, 200, 20
 _MARKED_PICTURES = 128
@@ -79,7 +81,7 @@ class Trainer:
     """The model in bfloat16, and what keeps its weights in float32.
 
     For the first steps the tower alone learns, from what it is to name; then all of it, from the
-    answers and the names.
+    answers, the names, and where to look for each answer.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -109,9 +111,10 @@ class Trainer:
         else:
             batch = dense.to_batch(rows_of(self._builder, rng, TRAINING, num_rows))
             seen = dense.see(self._model, batch.pictures)
-            logits = dense.answer_logits(self._model, batch, seen)
+            logits, attended = dense.answer(self._model, batch, seen)
             loss = F.cross_entropy(logits, batch.targets)
             loss = loss + _NAMING_SHARE * self._head.loss(seen, torch.cat(batch.names))
+            loss = loss + _LOOKING_SHARE * dense.looking_loss(batch, attended)
         loss.backward()  # type: ignore[no-untyped-call]
         self._descend(_share_of_rate(step, steps))
         return loss.item()
@@ -157,7 +160,7 @@ class Trainer:
             rows = rows_of(self._builder, rng, EVALUATION, _ROWS)
             batch = dense.to_batch(rows)
             seen = dense.see(self._model, batch.pictures)
-            logits = dense.answer_logits(self._model, batch, seen)
+            logits, _ = dense.answer(self._model, batch, seen)
             hits = iter((logits.argmax(-1) == batch.targets).tolist())
             for row in rows:
                 answered = zip(row.segments, row.is_answer, strict=True)
@@ -192,8 +195,8 @@ def rows_of(builder: RowBuilder, rng: random.Random, style: Style, count: int) -
 
 
 def _share_of_rate(step: int, steps: int) -> float:
-    """Up and level for the names; up, level and down to nothing for the answers."""
+    """Up and level for the names; up and down to nothing for the answers."""
     if step < NAMING_STEPS:
         return min(1.0, (step + 1) / _WARM_UP)
-    left = (steps - step) / (_DECAY_SHARE * (steps - NAMING_STEPS))
-    return min(1.0, (step + 1 - NAMING_STEPS) / _WARM_UP, left)
+    warm = min(1.0, (step + 1 - NAMING_STEPS) / _WARM_UP)
+    return _ANSWERS_SHARE * warm * (steps - step) / (steps - NAMING_STEPS)
