@@ -64,10 +64,12 @@ def test_the_color_is_the_pictures(
     ("sample", "question", "words"),
     [
         ("shapes", "How many shapes are there?", "There are 4 shapes."),
+        ("shapes", "What color is the circle?", "The circle is red."),
+        ("shapes", "Where is the triangle?", "The triangle is at the bottom left."),
         ("number", "What number is this?", "The number is 2289."),
         ("number", "What color is the text?", "The text is purple."),
-        ("chart", "Which bar is the highest?", "The highest bar is Q2."),
-        ("chart", "What is the lowest value?", "The lowest value is 13."),
+        ("chart", "Which bar is the highest?", "The highest bar is Q1."),
+        ("chart", "What is the lowest value?", "The lowest value is 7."),
     ],
 )
 def test_shapes_numbers_and_charts_are_read(

@@ -32,8 +32,8 @@ def test_the_page_says_that_it_is_a_demo(page: Page, served: RunningServer) -> N
         ("What number is this?", {"What number is this?": "The number is 2289."}),
         (
             "Which bar is the highest?",
-            {"Which bar is the highest?": "The highest bar is Q2.",
-             "What is the value of Q4?": "The value of Q4 is 50."},
+            {"Which bar is the highest?": "The highest bar is Q1.",
+             "What is the value of Q4?": "The value of Q4 is 34."},
         ),
     ],
 )  # fmt: skip

@@ -9,9 +9,9 @@ from .lettering import lettering_drawing
 from .shapes import shapes_drawing
 
 _SAMPLES = (
-    ("shapes", shapes_drawing, 19),
+    ("shapes", shapes_drawing, 348),
     ("number", lettering_drawing, 1),
-    ("chart", chart_drawing, 20),
+    ("chart", chart_drawing, 27),
 )
 
 
