@@ -144,10 +144,9 @@ class RowBuilder:
                 end = -1  # The first token begins with a space that is not the answer's.
                 for at in span:
                     start, end = end, end + len(self._pieces[row.token_ids[at]])
-                    for look in of_answer:
-                        if start < look.end and look.start < end:
-                            row.looks.append((at, [tokens(thing) for thing in look.things]))
-                            break
+                    seen = (look for look in of_answer if start < look.end and look.start < end)
+                    if look := next(seen, None):
+                        row.looks.append((at, [tokens(thing) for thing in look.things]))
 
     def _answers(self, token_ids: list[int]) -> list[bool]:
         """From after <|assistant|> to <|end|>, this included."""
