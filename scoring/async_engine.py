@@ -24,8 +24,8 @@ from .engine_link import (
     to_error,
 )
 from .engine_loop import BUILD_ENGINE
-from .errors import EngineDeadError, EngineNotReadyError, InvalidSequenceError, ScoringError
-from .outbox import Outbox
+from .errors import EngineDeadError, EngineNotReadyError, ScoringError
+from .outbox import Outboxes
 from .process_link import ProcessLink
 from .queue_bounds import QueueBounds
 from .sequence import Sequence, TokenOutput
@@ -58,10 +58,9 @@ class AsyncEngine:
         self.stats: EngineStats | None = None
         self.description: EngineDescription | None = None
         self.stopped = asyncio.Event()
-        self.num_queued_tokens = 0  # of prompts that wait for their first token
         self._max_num_seqs = config.max_num_seqs
         self._bounds = QueueBounds(max_queued, max_queued_tokens)
-        self._outboxes: dict[str, Outbox] = {}
+        self._outboxes = Outboxes()
         self._last_sign = time.monotonic()  # of the loop at work, or of work for an idle one
         self._link: EngineLink
         if not own_process:
@@ -86,6 +85,11 @@ class AsyncEngine:
         return len(self._outboxes)
 
     @property
+    def num_queued_tokens(self) -> int:
+        """Of prompts that wait for the first token of their answers."""
+        return self._outboxes.num_queued_tokens
+
+    @property
     def step_age_s(self) -> float:
         """Seconds since it last made a step, or got work to do; 0 while there is none."""
         return time.monotonic() - self._last_sign if self._outboxes else 0.0
@@ -108,24 +112,16 @@ class AsyncEngine:
         and check_room raise, InvalidSequenceError, GenerationError and OutOfMemoryError.
         """
         self.check_ready()
-        num_queued = sequence.num_prompt_tokens
-        self.check_room(num_queued)
-        if sequence.id in self._outboxes:
-            raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
+        self.check_room(sequence.num_prompt_tokens)
         if not self._outboxes:
             self._last_sign = time.monotonic()
-        outbox = self._outboxes[sequence.id] = Outbox()
-        self.num_queued_tokens += num_queued
+        outbox = self._outboxes.open(sequence)
         try:
             self._link.send(sequence)
             while not outbox.is_finished:
-                output = await outbox.take()
-                self.num_queued_tokens -= num_queued
-                num_queued = 0
-                yield output
+                yield await outbox.take()
         finally:
-            self.num_queued_tokens -= num_queued
-            self._outboxes.pop(sequence.id, None)
+            self._outboxes.close(sequence.id)
             if not outbox.is_finished:
                 self._link.send(Abort(sequence.id))
 
@@ -135,9 +131,9 @@ class AsyncEngine:
             case Outputs(outputs, stats):
                 self.stats, self._last_sign = stats, time.monotonic()
                 for output in outputs:
-                    self._deliver(output.sequence_id, output)
+                    self._outboxes.put(output.sequence_id, output)
             case Refused(sequence_id):
-                self._deliver(sequence_id, to_error(message))
+                self._outboxes.put(sequence_id, to_error(message))
             case Progress(done, total):
                 self.loaded_bytes, self.total_bytes = done, total
             case Ready(limits, stats, description):
@@ -145,11 +141,6 @@ class AsyncEngine:
                 self.state = EngineState.READY
             case Ended(failure):
                 self._end(failure)
-
-    def _deliver(self, sequence_id: str, output: TokenOutput | ScoringError) -> None:
-        outbox = self._outboxes.get(sequence_id)
-        if outbox is not None:  # else its caller has left
-            outbox.put(output)
 
     def _end(self, failure: str | None) -> None:
         """The loop has ended: fail what is open and wake who waits for the end."""
@@ -163,6 +154,5 @@ class AsyncEngine:
         error: ScoringError = EngineDeadError("the engine stopped")
         if failure is None:
             error = EngineNotReadyError("the server is going down")
-        for outbox in self._outboxes.values():
-            outbox.put(error)
+        self._outboxes.fail(error)
         self.stopped.set()

@@ -1,15 +1,16 @@
-"""What an engine's side has said of one request, for the task that waits for it."""
+"""What an engine's side has said of each request, for the task that waits for it."""
 
 import asyncio
 
 from .errors import (
     EngineOverloadedError,
     GenerationError,
+    InvalidSequenceError,
     NeverFitsError,
     OutOfMemoryError,
     ScoringError,
 )
-from .sequence import Failure, FinishReason, TokenOutput
+from .sequence import Failure, FinishReason, Sequence, TokenOutput
 
 _FAILURES: dict[Failure | None, type[ScoringError]] = {
     Failure.MEMORY: OutOfMemoryError,
@@ -18,13 +19,16 @@ _FAILURES: dict[Failure | None, type[ScoringError]] = {
 
 
 class Outbox:
-    """Belongs to one event loop. is_finished: the last word has been taken out."""
+    """Of one request, in one event loop. is_finished: the last word has been taken out.
+    num_queued_tokens: of the prompt, until the first word has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_prompt_tokens: int) -> None:
         self.is_finished = False
+        self.num_queued_tokens = num_prompt_tokens
         self._queue: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
 
     def put(self, word: TokenOutput | ScoringError) -> None:
+        self.num_queued_tokens = 0
         self._queue.put_nowait(word)
 
     async def take(self) -> TokenOutput:
@@ -38,3 +42,39 @@ class Outbox:
         if word.finish_reason is FinishReason.ERROR:
             raise _FAILURES.get(word.failure, GenerationError)(word.error)
         return word
+
+
+class Outboxes:
+    """Of the requests that are running or waiting at an engine."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Outbox] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Of prompts that wait for the first token of their answers."""
+        return sum(outbox.num_queued_tokens for outbox in self._open.values())
+
+    def open(self, sequence: Sequence) -> Outbox:
+        """Raises InvalidSequenceError if its id is another's."""
+        if sequence.id in self._open:
+            raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
+        outbox = self._open[sequence.id] = Outbox(sequence.num_prompt_tokens)
+        return outbox
+
+    def close(self, sequence_id: str) -> None:
+        del self._open[sequence_id]
+
+    def put(self, sequence_id: str, word: TokenOutput | ScoringError) -> None:
+        """Nothing, if whoever waited has left."""
+        outbox = self._open.get(sequence_id)
+        if outbox is not None:
+            outbox.put(word)
+
+    def fail(self, error: ScoringError) -> None:
+        """All of them."""
+        for outbox in self._open.values():
+            outbox.put(error)

@@ -22,10 +22,9 @@ from scoring.errors import (
     EngineNotReadyError,
     EngineOverloadedError,
     GenerationError,
-    InvalidSequenceError,
     ScoringError,
 )
-from scoring.outbox import Outbox
+from scoring.outbox import Outbox, Outboxes
 from scoring.queue_bounds import QueueBounds
 from scoring.router import prompt_key
 from scoring.sequence import Sequence, TokenOutput
@@ -71,13 +70,12 @@ class RayEngine:
         self._max_queued = max_queued
         self._max_queued_tokens = max_queued_tokens
         self._ingress = uuid4().hex
-        self._outboxes: dict[str, Outbox] = {}
+        self._outboxes = Outboxes()
         self._calls: set[asyncio.Task[None]] = set()
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._is_stopped = False
         self._limits: EngineLimits | None = None
-        self.num_queued_tokens = 0
 
     def start(self) -> None:
         """Ray has started the replicas, or will; this only listens."""
@@ -86,8 +84,7 @@ class RayEngine:
     async def stop(self) -> None:
         """Only this end: the replicas are Ray's."""
         self._is_stopped = True
-        for outbox in self._outboxes.values():
-            outbox.put(EngineNotReadyError("the server is going down"))
+        self._outboxes.fail(EngineNotReadyError("the server is going down"))
         tasks = [task for task in (self._watcher, *self._streams.values()) if task is not None]
         for task in tasks:
             task.cancel()
@@ -160,20 +157,16 @@ class RayEngine:
         )
         bounds.check_num_open(self.num_open, num_replicas * self._max_num_seqs)
         longest = num_replicas * self.check_ready().max_model_len
-        bounds.check_tokens(self.num_queued_tokens, num_prompt_tokens, longest)
+        bounds.check_tokens(self._outboxes.num_queued_tokens, num_prompt_tokens, longest)
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
         """As AsyncEngine.generate, on the replica that suits best. If that one dies,
         EngineNotReadyError: another try will be answered."""
         self.check_ready()
-        num_queued = sequence.num_prompt_tokens
-        self.check_room(num_queued)
-        if sequence.id in self._outboxes:
-            raise InvalidSequenceError(f"a sequence with the id {sequence.id} is running")
+        self.check_room(sequence.num_prompt_tokens)
         order = to_order(sequence, self._ingress, time.monotonic(), TRACEPARENT.get())
-        outbox = self._outboxes[sequence.id] = Outbox()
+        outbox = self._outboxes.open(sequence)
         self._fleet.opened(sequence.id)
-        self.num_queued_tokens += num_queued
         over = asyncio.Event()
         call = asyncio.create_task(
             self._call(Ticket(sequence.id, prompt_key(sequence)), order, outbox, over)
@@ -184,12 +177,9 @@ class RayEngine:
             while not outbox.is_finished:
                 output = await outbox.take()
                 self._fleet.grew(sequence.id)
-                self.num_queued_tokens -= num_queued
-                num_queued = 0
                 yield output
         finally:
-            self.num_queued_tokens -= num_queued
-            self._outboxes.pop(sequence.id, None)
+            self._outboxes.close(sequence.id)
             self._fleet.ended(sequence.id)
             over.set()
             if not outbox.is_finished:
@@ -256,14 +246,9 @@ class RayEngine:
 
     def _receive(self, batch: Batch) -> None:
         for output in batch.outputs:
-            self._deliver(output.sequence_id, output)
+            self._outboxes.put(output.sequence_id, output)
         for refused in batch.errors:
             error = to_error(refused)
             if isinstance(error, EngineDeadError):
                 error = EngineNotReadyError(_LOST)
-            self._deliver(refused.sequence_id, error)
-
-    def _deliver(self, sequence_id: str, word: TokenOutput | ScoringError) -> None:
-        outbox = self._outboxes.get(sequence_id)
-        if outbox is not None:  # else its caller has left
-            outbox.put(word)
+            self._outboxes.put(refused.sequence_id, error)
