@@ -111,18 +111,9 @@ class RayHead:
     @contextmanager
     def further_machine(self, log_file: Path, drain_s: int) -> Iterator["subprocess.Popen[bytes]"]:
         """Another of its machines, with a core. At SIGTERM it has drain_s to finish what it has."""
-        arguments = ("start", "--address", self.address, "--block", "--num-cpus", "1")
-        arguments += ("--dashboard-agent-listen-port", str(free_port()))
-        arguments += ("--metrics-export-port", str(free_port()))
         drain = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(drain_s)}
-        with log_file.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", *arguments],
-                env=environment(**(self.variables | drain)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        arguments = ("--address", self.address, "--num-cpus", "1")
+        process = _machine(log_file, self.variables | drain, *arguments)
         try:
             yield process
         finally:
@@ -144,20 +135,10 @@ class RayHead:
         token, port, dashboard_port = secrets.token_hex(32), free_port(), free_port()
         # Its sockets' paths may have a hundred characters.
         directory = Path(tempfile.mkdtemp(prefix="ray-"))
-        arguments = ("start", "--head", "--block", "--num-cpus", "4", "--temp-dir", str(directory))
-        arguments += flags
+        arguments = ("--head", "--num-cpus", "4", "--temp-dir", str(directory), *flags)
         arguments += ("--port", str(port), "--ray-client-server-port", str(free_port()))
         arguments += ("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port))
-        arguments += ("--dashboard-agent-listen-port", str(free_port()))
-        arguments += ("--metrics-export-port", str(free_port()))
-        with (log_directory / "head.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ray.scripts.scripts", *arguments],
-                env=environment(**_variables(token)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        process = _machine(log_directory / "head.log", _variables(token), *arguments)
         try:
             head = cls(process, log_directory, f"127.0.0.1:{port}", token, dashboard_port)
             wait_until(head._listens, _START_S, "the cluster's head listens")
@@ -177,6 +158,22 @@ class RayHead:
         except httpx.HTTPError:
             return False
         return True
+
+
+def _machine(
+    log_file: Path, variables: dict[str, str], *arguments: str
+) -> "subprocess.Popen[bytes]":
+    """`ray start` of one, until it is terminated."""
+    arguments += ("--dashboard-agent-listen-port", str(free_port()))
+    arguments += ("--metrics-export-port", str(free_port()))
+    with log_file.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments],
+            env=environment(**variables),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def _variables(token: str) -> dict[str, str]:
