@@ -29,14 +29,18 @@ def hang_up_hard(connection: socket.socket) -> None:
     connection.close()
 
 
-def exchange(server: Endpoint, sent: bytes, *, hang_up: bool = False) -> bytes:
-    """Send, and read until the server closes; or hang up at once."""
+def exchange(
+    server: Endpoint, sent: bytes, *, half_close: bool = False, hang_up: bool = False
+) -> bytes:
+    """Send, and read until the server closes; or hang up at once. half_close: say that no more
+    will be sent, where the server would wait for it; some take that for a hang-up."""
     with connect(server) as connection:
         with suppress(OSError):  # the server may hang up before it has all
             connection.sendall(sent)
             if hang_up:
                 return b""
-            connection.shutdown(socket.SHUT_WR)
+            if half_close:
+                connection.shutdown(socket.SHUT_WR)
         received = b""
         try:
             while piece := connection.recv(65536):

@@ -478,7 +478,7 @@ def test_a_body_shorter_than_its_stated_length_is_forgotten(demo: RunningServer)
     """Its sender hangs up before the rest."""
     for stated in (b"100000", b"40000000"):
         sent = POST + b"Content-Length: %s\r\n\r\n" % stated + b'{"messages": []}'
-        received = exchange(demo, sent)
+        received = exchange(demo, sent, half_close=True)
         assert received == b"" or received.startswith(b"HTTP/1.1 4")
     assert_well(demo)
 
@@ -487,7 +487,8 @@ def test_what_follows_the_stated_length_is_no_part_of_the_body(demo: RunningServ
     """It is taken for the next request, and is none: the server hangs up on it, maybe with a reset
     that takes the first answer along."""
     body = json.dumps({"messages": [user("hi")], "max_tokens": 1}).encode()
-    received = exchange(demo, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"}" * 50)
+    sent = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body + b"}" * 50
+    received = exchange(demo, sent, half_close=True)
     assert received == b"" or received.startswith((b"HTTP/1.1 200", b"HTTP/1.1 4"))
     assert b"HTTP/1.1 5" not in received
     assert_well(demo)
@@ -521,7 +522,7 @@ def test_a_body_in_tiny_pieces_is_read(demo: RunningServer, piece: int, length: 
     ids=["tls", "http2", "bytes", "header", "length", "smuggling"],
 )
 def test_what_is_not_http_is_hung_up_on(demo: RunningServer, sent: bytes) -> None:
-    received = exchange(demo, sent)
+    received = exchange(demo, sent, half_close=True)
     assert received.startswith(b"HTTP/1.1 4") or received == b""
     head, _, body = received.partition(b"\r\n\r\n")
     if body:
