@@ -68,12 +68,11 @@ lock:
 docs: .venv/installed-dev
 	$(BIN)/mkdocs build --quiet --site-dir build/site
 
-# The tests of `--cluster ray`, on a cluster of this machine, then those of the contract that were
-# tried with clusters in the place of the servers that they share: some minutes each.
-CONTRACT := $(patsubst %,tests/http/test_%.py,answers errors images leaving logprobs streaming)
+# The tests of `--cluster ray`, on a cluster of this machine, then those of the contract and the
+# clients, with clusters in the place of the servers that they share.
 ray-test: .venv/installed-ray
 	$(BIN)/python -m pytest tests/ray
-	$(BIN)/python -m pytest --cluster ray $(CONTRACT)
+	$(BIN)/python -m pytest --cluster ray tests/http tests/clients
 
 # The demo model made anew, on two cores in about two hours; its state in DEMO_STATE lets an
 # interrupted run go on. The checkpoint is in its folder demo, and takes the place of scoring/demo by

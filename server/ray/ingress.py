@@ -67,6 +67,7 @@ def ingress_app(settings: Settings) -> Callable[[], FastAPI]:
             gather_metrics=partial(_families_of, copies),
         )
         app.add_middleware(OneRequestId)
+        app.add_middleware(HangUps)
         return app
 
     return build
@@ -111,6 +112,23 @@ class OneRequestId:
             await send(message)
 
         await self._app(scope, receive, send_without_id)
+
+
+class HangUps:
+    """ASGI middleware. Where a caller has left, what Ray hands on may break instead of saying so;
+    the application hears the same in either case."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_or_disconnect() -> Message:
+            try:
+                return await receive()
+            except RayError:
+                return {"type": "http.disconnect"}
+
+        await self._app(scope, receive_or_disconnect, send)
 
 
 def has_quotas(settings: Settings) -> bool:

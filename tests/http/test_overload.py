@@ -17,7 +17,7 @@ def test_a_full_server_answers_429_and_when_to_come_back(small: RunningServer) -
             refused = small.ask("hi", stream=streamed)
             assert_error(refused, 429, "too_many_requests")
             assert int(refused.headers["retry-after"]) >= 1
-        assert small.state()["running"] == 1
+        wait_until(lambda: small.state()["running"] == 1, 5, "it runs on")
     assert_well(small)
 
 
