@@ -3,12 +3,14 @@
 #   make image                        CUDA, with flash-attn
 #   make image FLASH_ATTN=0           without: torch's own attention serves
 #   make image DEVICE=cpu             for a machine without a GPU
+#   make image RAY=1                  with Ray, for clusters
 #
 # Everything is pinned and hashed, in requirements/. The context is the wheel and those files.
 
 FROM python:3.11-slim-bookworm AS install
 ARG DEVICE=cuda
 ARG FLASH_ATTN=1
+ARG RAY=0
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/phi3v/bin:$PATH
 
@@ -21,7 +23,8 @@ RUN apt-get update \
 # torch's CPU builds are in an index of their own.
 COPY requirements/ /requirements/
 RUN if [ "$DEVICE" = cpu ]; then export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu; fi \
-    && pip install --require-hashes --no-deps -r "/requirements/$DEVICE.lock"
+    && pip install --require-hashes --no-deps -r "/requirements/$DEVICE.lock" \
+    && if [ "$RAY" = 1 ]; then pip install --require-hashes --no-deps -r /requirements/ray.lock; fi
 
 # flash-attn is compiled for Ampere, Ada and Hopper: an hour on few cores. Others do without. Its
 # own installer would rather fetch a wheel, which has no hash here.
@@ -46,6 +49,7 @@ RUN pip install --no-deps /dist/*.whl \
 
 
 FROM python:3.11-slim-bookworm
+ARG RAY=0
 ARG VERSION=0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="phi3v-server" \
@@ -54,9 +58,11 @@ LABEL org.opencontainers.image.title="phi3v-server" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 
+# KubeRay's probes run wget.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libgomp1 \
+    && if [ "$RAY" = 1 ]; then apt-get install -y --no-install-recommends wget; fi \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --no-create-home --home-dir /nonexistent phi3v \
     && install -d -o phi3v /var/cache/phi3v

@@ -48,12 +48,15 @@ gpu-check: .venv/installed
 wheel: .venv/installed
 	tools/image_wheel.sh dist
 
-# DEVICE=cpu for a machine without a GPU, FLASH_ATTN=0 to leave out an hour of compiling.
+# DEVICE=cpu for a machine without a GPU, FLASH_ATTN=0 to leave out an hour of compiling, RAY=1 for
+# a cluster's: phi3v-server:latest, :cpu, :ray or :cpu-ray.
 DEVICE ?= cuda
 FLASH_ATTN ?= 1
+RAY ?= 0
+TAG := $(subst cuda-ray,ray,$(DEVICE)$(if $(filter 1,$(RAY)),-ray))
 image: wheel
-	docker build --tag phi3v-server:$(if $(filter cuda,$(DEVICE)),latest,$(DEVICE)) \
-	    --build-arg DEVICE=$(DEVICE) --build-arg FLASH_ATTN=$(FLASH_ATTN) \
+	docker build --tag phi3v-server:$(if $(filter cuda,$(TAG)),latest,$(TAG)) \
+	    --build-arg DEVICE=$(DEVICE) --build-arg FLASH_ATTN=$(FLASH_ATTN) --build-arg RAY=$(RAY) \
 	    --build-arg REVISION=$(shell git rev-parse --short HEAD) .
 
 # Builds the CPU image without docker, and asks it; as root, on Debian. See the script.

@@ -13,7 +13,6 @@ from packaging.requirements import Requirement
 
 from .dockerfile import DOCKERFILE, PROJECT, last_stage
 
-LOCKS = ("cuda", "cpu", "flash")
 # What Azure ML takes of a build context.
 MAX_FILES, MAX_BYTES = 100, 1_000_000
 _ENTRY = re.compile(
@@ -64,6 +63,15 @@ def test_flash_attn_is_pinned_as_the_extra_allows() -> None:
     assert flash.specifier.contains(pins("flash")[flash.name])
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_what_ray_needs_is_pinned_beside_what_the_image_has(device: str) -> None:
+    image, more = pins(device), pins("ray")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    (ray,) = map(Requirement, project["optional-dependencies"]["ray"])
+    assert ray.specifier.contains(more["ray"]), "make lock"
+    assert not image.keys() & more.keys()
+
+
 def test_the_context_stays_within_what_azure_ml_takes(tmp_path: Path) -> None:
     rules = (PROJECT / ".dockerignore").read_text()
     assert (PROJECT / ".amlignore").read_text() == rules
@@ -73,7 +81,7 @@ def test_the_context_stays_within_what_azure_ml_takes(tmp_path: Path) -> None:
     script = PROJECT / "tools" / "image_wheel.sh"
     subprocess.run([str(script), str(tmp_path)], env=environ, check=True, timeout=120)
     context = [DOCKERFILE, *tmp_path.glob("*.whl"), *(PROJECT / "requirements").glob("*.lock")]
-    assert len(context) == 5
+    assert len(context) == 6
     assert len(context) <= MAX_FILES
     assert sum(file.stat().st_size for file in context) < MAX_BYTES
 
