@@ -30,6 +30,7 @@ def tight(demo_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
 @contextmanager
 def both_busy(server: RunningServer) -> Iterator[list[OpenStream]]:
     """A long stream from each engine."""
+    wait_until(server.is_idle, 15, "both have reported that they are free")
     with ExitStack() as streams:
         running = [
             streams.enter_context(opened(server, f"{word} " * 60, max_tokens=1500))
