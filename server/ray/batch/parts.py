@@ -13,6 +13,7 @@ from ...batch.lines import split_lines
 from ...batch.results import BatchResult, parse_result
 from ...batch.seen_ids import SeenIds
 from ...client.errors import ClientError
+from .store_errors import store_errors
 
 _UNFINISHED = "unfinished-"
 
@@ -22,16 +23,14 @@ class Parts:
 
     def __init__(self, location: str) -> None:
         self._location = location
-        try:
+        with store_errors(location, "written"):
             self._files, self._folder = url_to_fs(location)
-        except (ValueError, ImportError) as error:
-            raise ClientError(f"{location} cannot be written: {error}") from error
 
     def open(self, *, restart: bool) -> SeenIds:
         """Make the directory → the ids that are answered in it. Failures leave it, as each will be
         tried again, and so does what a killed worker left unfinished. restart: nothing stays."""
         answered = SeenIds()
-        try:
+        with store_errors(self._location, "written"):
             if self._files.exists(self._folder) and not self._files.isdir(self._folder):
                 raise ClientError(f"{self._location} is no directory; a cluster's output is one")
             self._files.makedirs(self._folder, exist_ok=True)
@@ -42,19 +41,16 @@ class Parts:
             for path in sorted(self._files.glob(self._path("part-*.jsonl"))):
                 for result, _ in self._read(path):
                     answered.add(str(result.custom_id), path)
-        except OSError as error:
-            raise ClientError(f"{self._location} cannot be written: {_why(error)}") from error
         return answered
 
     def answers(self, block: str) -> dict[str, bytes]:
         """What the block's part holds, by id; nothing if there is none yet."""
         path = self._path(f"part-{block}.jsonl")
-        try:
-            if not self._files.exists(path):
+        with store_errors(self._location, "read"):
+            try:  # `exists` would take a store that does not answer for a file that is not there
+                return {str(result.custom_id): line for result, line in self._read(path)}
+            except FileNotFoundError:
                 return {}
-            return {str(result.custom_id): line for result, line in self._read(path)}
-        except OSError as error:
-            raise ClientError(f"{self._location} cannot be read: {_why(error)}") from error
 
     def write_answers(self, block: str, lines: Iterable[bytes]) -> None:
         self._write(f"part-{block}.jsonl", b"".join(lines))
@@ -76,19 +72,13 @@ class Parts:
     def _write(self, name: str, content: bytes) -> None:
         """No file, if there is nothing to be in it."""
         unfinished = self._path(f"{_UNFINISHED}{uuid.uuid4().hex}")
-        try:
+        with store_errors(self._location, "written"):
             if not content:
                 if self._files.exists(self._path(name)):
                     self._files.rm_file(self._path(name))
                 return
             self._files.pipe_file(unfinished, content)
             self._files.mv(unfinished, self._path(name))
-        except OSError as error:
-            raise ClientError(f"{self._location} cannot be written: {_why(error)}") from error
 
     def _path(self, name: str) -> str:
         return posixpath.join(self._folder, name)
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__

@@ -16,6 +16,7 @@ from ...batch.lines import BadLine, BatchRequest, Place, parse_line, split_lines
 from ...client.errors import ClientError, PictureFileError
 from ...client.picture_file import MAX_MIB, content_url, to_data_url
 from ...json_body import decode
+from .store_errors import store_errors
 
 PARQUET = ".parquet"
 _SUFFIXES = (".jsonl", ".ndjson", PARQUET)
@@ -46,7 +47,7 @@ class SourceLine:
 def find_files(location: str, output: str) -> list[str]:
     """The URLs of a file, of a directory's batch files, or of what a glob matches; in order. What
     lies in the output is no input. Raises ClientError where there are none."""
-    try:
+    with store_errors(location, "read"):
         file_system, path = url_to_fs(location)
         if file_system.isdir(path):
             found = [name for name in file_system.find(path) if name.lower().endswith(_SUFFIXES)]
@@ -55,8 +56,6 @@ def find_files(location: str, output: str) -> list[str]:
         else:
             found = file_system.glob(path)
         output_system, folder = url_to_fs(output)
-    except (OSError, ValueError, ImportError) as error:
-        raise ClientError(f"{location} cannot be read: {error}") from error
     files = [str(file_system.unstrip_protocol(name)) for name in sorted(found)]
     inside = str(output_system.unstrip_protocol(folder)).rstrip("/") + "/"
     files = [file for file in files if not file.startswith(inside)]
@@ -67,8 +66,8 @@ def find_files(location: str, output: str) -> list[str]:
 
 def read_lines(file: str, start: Start, name: str | None) -> Iterator[SourceLine]:
     """From there to the end, as it is asked for. name: where lines are told to stand, if there are
-    several files. Raises OSError, and ClientError for a Parquet file that is not a batch's."""
-    with fsspec.open(file, "rb") as opened:
+    several files. Raises ClientError for what cannot be read, and is no Parquet file of a batch."""
+    with store_errors(file, "read"), fsspec.open(file, "rb") as opened:
         if file.lower().endswith(PARQUET):
             yield from _read_rows(opened, file, start, name)
             return
@@ -132,9 +131,7 @@ def picture_url(file: str, path: str) -> str:
     if path.startswith("/") or isinstance(file_system, LocalFileSystem):
         return to_data_url(Path(beside))
     shown = file_system.unstrip_protocol(str(beside))
-    try:
+    with store_errors(f"the picture {shown}", "read", PictureFileError):
         if file_system.size(str(beside)) > MAX_MIB << 20:
             raise PictureFileError(f"the picture {shown} has more than {MAX_MIB} MiB")
         return content_url(file_system.cat_file(str(beside)), shown)
-    except (OSError, ValueError) as error:
-        raise PictureFileError(f"the picture {shown} cannot be read: {error}") from error

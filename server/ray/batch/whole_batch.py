@@ -49,8 +49,6 @@ def run_on_cluster(
             num_skipped += len(block.answered)
             if block.num_lines > len(block.answered):
                 blocks.append(block)
-    except OSError as error:
-        raise ClientError(f"{input_location} cannot be read: {error}") from error
     finally:
         answered.close()
     room = concurrency or settings.max_num_seqs
