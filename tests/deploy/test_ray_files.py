@@ -21,7 +21,13 @@ def test_kuberays_probes_ask_where_rays_proxies_listen(service: dict[str, Any]) 
     cluster = service["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         (container,) = group["template"]["spec"]["containers"]
-        assert container["ports"] == [{"containerPort": port, "name": "serve"}]
+        assert {"containerPort": port, "name": "serve"} in container["ports"]
+
+
+def test_kuberay_finds_where_to_deploy_to(service: dict[str, Any]) -> None:
+    """Where the head names any port, the head's service has those alone."""
+    (head,) = service["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"gcs-server", "dashboard", "client"} <= {port["name"] for port in head["ports"]}
 
 
 def test_kuberay_is_told_the_images_ray(service: dict[str, Any]) -> None:
