@@ -43,7 +43,10 @@ def to_application(settings: Settings) -> serve.Application:
         + settings.max_queued_requests
         + 2 * settings.ingress_replicas
         + _SPARE_CALLS,
-        max_queued_requests=settings.max_queued_requests + _SPARE_CALLS,
+        # Of all replicas together, by each ingress.
+        max_queued_requests=(settings.max_replicas or settings.replicas)
+        * settings.max_queued_requests
+        + _SPARE_CALLS,
         request_router_config=RequestRouterConfig(
             request_router_class=PromptRouter,
             request_routing_stats_period_s=_REPORT_PERIOD_S,
