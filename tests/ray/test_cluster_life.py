@@ -1,6 +1,7 @@
 """Replicas that are full, that die, and that go: the last test ends the cluster."""
 
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from .conftest import ready_cluster, replica_processes
 # Its death is seen in two seconds; starting another takes a few, on cores that have nothing else
 # to do.
 _REPLACED_S = 30.0
+_RAYS_PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,13 @@ def test_a_running_stream_outlives_the_signal_that_ends_the_cluster(tight: Runni
     with opened(tight, "golden", max_tokens=1500) as running:
         running.take(1)
         left_behind = tight.resources.children(recursive=True)
+        for engine in (engines := engine_processes(tight)):
+            engine.suspend()
         tight.process.send_signal(signal.SIGTERM)
+        # `serve.delete` would give up by then.
+        time.sleep(_RAYS_PATIENCE_S + 5)
+        for engine in engines:
+            engine.resume()
         assert not is_broken_off(running)
     assert tight.process.wait(30) == 0
     wait_until(

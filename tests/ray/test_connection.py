@@ -22,8 +22,10 @@ def refusal(done: "subprocess.CompletedProcess[str]", status: int = 1) -> str:
     return done.stderr.splitlines()[-1]
 
 
-def serve(model: Path, address: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    flags = ("--ray-address", address, "--model", str(model), "--port", "0")
+def serve(
+    model: Path, address: str, port: int = 0, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    flags = ("--ray-address", address, "--model", str(model), "--port", str(port))
     return run_command("serve", *FLAGS, *flags, timeout_s=_AT_ONCE_S, **variables)
 
 
@@ -59,12 +61,20 @@ def test_a_cluster_that_asks_for_a_token_says_so(head: RayHead, demo_checkpoint:
 def test_a_cluster_is_joined_with_its_token_and_left_as_it_was(
     head: RayHead, demo_checkpoint: Path, tmp_path: Path
 ) -> None:
+    """Twice, as Serve's proxies stay where they listen; elsewhere they cannot be had."""
     flags = (*FLAGS, "--ray-address", head.address)
-    log_file = tmp_path / "joined.log"
-    with listening_server(
-        log_file, demo_checkpoint, *flags, variables=head.variables, start_s=_AT_ONCE_S
-    ) as server:
-        wait_until(lambda: "all replicas are ready" in server.log, 300, "the application is there")
-        assert server.ask("hi", max_tokens=2).status_code == 200
-    assert not head.has_application()
-    assert head.process.poll() is None
+    urls = set()
+    for log_file in (tmp_path / "joined.log", tmp_path / "again.log"):
+        with listening_server(
+            log_file, demo_checkpoint, *flags, variables=head.variables, start_s=_AT_ONCE_S
+        ) as server:
+            urls.add(server.base_url)
+            wait_until(
+                lambda log=log_file: "all replicas are ready" in log.read_text(), 300, "ready"
+            )
+            assert server.ask("hi", max_tokens=2).status_code == 200
+        assert not head.has_application()
+        assert head.process.poll() is None
+    (url,) = urls
+    done = serve(demo_checkpoint, head.address, port=free_port(), **head.variables)
+    assert f"Serve runs on this cluster already, at {url.removeprefix('http://')}" in refusal(done)
