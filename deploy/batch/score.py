@@ -118,9 +118,15 @@ def _answer(path: Path, server: _Server) -> str:
 
 
 def _digest(path: Path) -> str:
-    """Of the content: files of one name in several folders stay apart, wherever they lie."""
+    """Of content and folder: files of one name in several folders stay apart, equal ones, too, as
+    each has pictures of its own. The folder counts from its mount on, which may lie elsewhere on
+    the machine that tries again."""
+    folder = path.absolute().parent
+    mount = next(place for place in (folder, *folder.parents) if place.is_mount())
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(str(folder.relative_to(mount)).encode())
+    return digest.hexdigest()[:12]
 
 
 def _setting(name: str, default: int) -> int:

@@ -123,6 +123,26 @@ def test_every_file_is_answered_into_one_of_its_own(driver: Driver, tmp_path: Pa
     }
 
 
+def test_equal_files_in_two_folders_are_answered_apart(driver: Driver, tmp_path: Path) -> None:
+    """Each has the picture that lies beside it."""
+    picture = {"type": "image_url", "image_url": {"url": "square.png"}}
+    outputs, image_tokens = set(), set()
+    for name, width in (("first", 40), ("second", 800)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "square.png").write_bytes(plain_png(width, 30))
+        questions = write_lines(folder / "same.jsonl", [line("a", [picture], max_tokens=1)])
+        (said,) = driver.run(questions)
+        assert driver.run(questions) == [said], "a retry has its name again"
+        output = driver.output / said.partition(":")[0]
+        usage = Output(output).of("a")["response"]["body"]["usage"]
+        outputs.add(output)
+        image_tokens.add(usage["prompt_tokens_details"]["image_tokens"])
+    assert len(image_tokens) == 2
+    assert all(output.exists() for output in outputs)
+    assert len(outputs) == 2
+
+
 def test_a_file_that_is_no_batch_at_all_fails_its_mini_batch(
     driver: Driver, tmp_path: Path
 ) -> None:
