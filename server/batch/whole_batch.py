@@ -75,11 +75,9 @@ def run_by_itself(
     """At a server of its own. Raises ClientError as run_at, and SettingsError."""
     settings = load_settings({"model": model}, environ, config)
     room = settings.max_num_seqs * settings.data_parallel
-    flags = [] if model is None else ["--model", model]
-    flags += [] if config is None else ["--config", str(config)]
     with (
         _opened(input_file, output_file, restart) as (files, progress),
-        own_server(flags, environ, progress.say) as endpoint,
+        own_server(server_flags(model, config), environ, progress.say) as endpoint,
     ):
         return _run(files, progress, endpoint, concurrency or room, timeout_s)
 
@@ -101,11 +99,18 @@ def run_on_ray(
         from ..ray.batch.whole_batch import run_on_cluster
     except ImportError as error:
         raise ClientError("--cluster ray needs pip install 'phi3v-server[ray]'") from error
-    flags = [] if settings.model is None else ["--model", settings.model]
-    flags += [] if config is None else ["--config", str(config)]
+    flags = server_flags(settings.model, config)
     return run_on_cluster(
         input_location, output_location, restart, settings, flags, environ, concurrency, timeout_s
     )
+
+
+def server_flags(model: str | None, config: Path | None) -> list[str]:
+    """Of a batch's own server, which may be started in any directory."""
+    if model is not None and Path(model).is_dir():  # else a hub id
+        model = str(Path(model).absolute())
+    flags = [] if model is None else ["--model", model]
+    return flags + ([] if config is None else ["--config", str(config.absolute())])
 
 
 @contextmanager

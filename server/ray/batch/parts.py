@@ -19,7 +19,8 @@ _UNFINISHED = "unfinished-"
 
 
 class Parts:
-    """Raises ClientError, from everything, for what cannot be read or written."""
+    """Raises ClientError, from everything, for what cannot be read or written. A relative location
+    is one in the directory in which this is made, also where it is sent to a worker elsewhere."""
 
     def __init__(self, location: str) -> None:
         self._location = location

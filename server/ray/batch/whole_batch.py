@@ -42,7 +42,8 @@ def run_on_cluster(
     """flags: of each worker's server, beside those that are the cluster's. concurrency: lines of a
     worker in flight. Raises ClientError where it cannot begin, or not go on."""
     files = find_files(input_location, output_location)
-    answered = Parts(output_location).open(restart=restart)
+    parts = Parts(output_location)
+    answered = parts.open(restart=restart)
     blocks, num_skipped = [], 0
     try:
         for block in find_blocks(files, answered):
@@ -53,7 +54,7 @@ def run_on_cluster(
         answered.close()
     room = concurrency or settings.max_num_seqs
     options = WorkerOptions(
-        output=output_location,
+        output=parts,
         flags=["--cluster", "none", *flags],
         variables={name: value for name, value in environ.items() if name.startswith("PHI3V_")},
         concurrency=-(-room // BLOCKS_AT_ONCE),

@@ -32,7 +32,7 @@ _DIED = "the worker or its server died each time that this line was with it alon
 class WorkerOptions:
     """flags, variables: of its server. concurrency: lines of a block in flight."""
 
-    output: str
+    output: Parts
     flags: list[str]
     variables: dict[str, str]
     concurrency: int
@@ -49,7 +49,7 @@ class Worker:
     def __init__(self, options: WorkerOptions, attempts: Any) -> None:
         self._options = options
         self._attempts = attempts
-        self._parts = Parts(options.output)
+        self._parts = options.output
         self._room = Room(BLOCKS_AT_ONCE)
         self._starting = threading.Lock()
         self._endpoint: Endpoint | None = None
