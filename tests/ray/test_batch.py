@@ -14,10 +14,14 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from server.batch.lines import BadLine, BatchRequest
+from server.batch.whole_batch import run_on_ray
+from server.settings import SettingsError
 
 from ..commands.batch_files import line, run_batch, started_batch, write_lines
+from ..deploy.test_container import free_port
 from ..http.pictures import plain_png
 from ..http.running_server import wait_until
 
@@ -229,6 +233,22 @@ def test_a_line_that_workers_die_of_is_told_and_its_neighbours_are_answered(
     assert sorted(one["custom_id"] for one in parts.answers) == ["a", "c"]
     (failure,) = parts.failures
     assert (failure["custom_id"], failure["error"]["code"]) == ("slow", "worker_died")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_where_no_cluster_is_the_output_stays_as_it_is(restart: bool, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [line("a", "hi"), line("b", "hi")])
+    output = tmp_path / "out"
+    output.mkdir()
+    answered = {"id": "batch_req_1", "custom_id": "a", "response": {"status_code": 200}}
+    before = {
+        write_lines(output / "part-1.jsonl", [{**answered, "error": None}]),
+        write_lines(output / "failed-1.jsonl", [{"custom_id": "b"}]),
+    }
+    given = {"ray_address": f"127.0.0.1:{free_port()}"}
+    with pytest.raises(SettingsError, match="nobody answers there"):
+        run_on_ray(str(source), str(output), restart, given, None, {}, None, TIMEOUT_S)
+    assert set(output.iterdir()) == before
 
 
 def test_what_cannot_begin_says_why(demo_checkpoint: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from signal import Signals
 from types import FrameType
 from typing import Any
@@ -40,18 +40,10 @@ def run_on_cluster(
     timeout_s: float,
 ) -> Outcome:
     """flags: of each worker's server, beside those that are the cluster's. concurrency: lines of a
-    worker in flight. Raises ClientError where it cannot begin, or not go on."""
+    worker in flight. Raises ClientError where it cannot begin, or not go on, and SettingsError as
+    connection."""
     files = find_files(input_location, output_location)
     parts = Parts(output_location)
-    answered = parts.open(restart=restart)
-    blocks, num_skipped = [], 0
-    try:
-        for block in find_blocks(files, answered):
-            num_skipped += len(block.answered)
-            if block.num_lines > len(block.answered):
-                blocks.append(block)
-    finally:
-        answered.close()
     room = concurrency or settings.max_num_seqs
     options = WorkerOptions(
         output=parts,
@@ -60,9 +52,13 @@ def run_on_cluster(
         concurrency=-(-room // BLOCKS_AT_ONCE),
         timeout_s=timeout_s,
     )
-    with BatchProgress(sum(block.num_bytes for block in blocks)) as progress:
-        progress.skipped(0, num_skipped)
-        with connection(settings, log_to_driver=False), _stopped_by_signals() as stopped:
+    progress = BatchProgress(None)  # of nothing: a signal may come before the input is read
+    # Until there is a cluster, the output stays as it is. Ray's own handlers of signals come before
+    # ours.
+    with connection(settings, log_to_driver=False), _stopped_by_signals() as stopped:
+        blocks, num_skipped = _unanswered(files, parts, restart=restart)
+        with BatchProgress(sum(block.num_bytes for block in blocks)) as progress:
+            progress.skipped(0, num_skipped)
             try:
                 for row in _rows(blocks, options, settings):
                     if row["error"]:
@@ -71,9 +67,19 @@ def run_on_cluster(
             except RayError as error:
                 why = str(error).partition("\n")[0]
                 raise ClientError(f"the cluster cannot go on: {why}") from error
-            except _StoppedError:
-                pass
-        return Outcome(progress.counts, progress.num_failed, stopped.signal)
+    return Outcome(progress.counts, progress.num_failed, stopped.signal)
+
+
+def _unanswered(files: list[str], parts: Parts, *, restart: bool) -> tuple[list[Block], int]:
+    """The blocks in which something is to be asked, and how many lines of the input are answered
+    already."""
+    blocks, num_answered = [], 0
+    with closing(parts.open(restart=restart)) as answered:
+        for block in find_blocks(files, answered):
+            num_answered += len(block.answered)
+            if block.num_lines > len(block.answered):
+                blocks.append(block)
+    return blocks, num_answered
 
 
 def _rows(
@@ -116,7 +122,8 @@ class _Stopped:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[_Stopped]:
-    """What is in flight is abandoned: its blocks are asked again by the next run."""
+    """Leaves the block at a signal. What is in flight is abandoned: its blocks are asked again by
+    the next run."""
     stopped = _Stopped()
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -126,6 +133,8 @@ def _stopped_by_signals() -> Iterator[_Stopped]:
     earlier = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopped
+    except _StoppedError:
+        pass
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
