@@ -16,18 +16,18 @@ from ray import serve
 
 from scoring.async_engine import AsyncEngine
 from scoring.engine_client import EngineState, is_stalled
-from scoring.engine_link import Refused, to_refused
+from scoring.engine_link import to_refused
 from scoring.errors import InvalidSequenceError, ScoringError
 from scoring.logs import configure_logging
 from scoring.router import Memory
-from scoring.sequence import TokenOutput
 from scoring.wire import WireError
 
 from ..served_checkpoint import served_checkpoint
 from ..serving import to_engine_config
 from ..settings import Settings
 from ..tracing import make_tracer
-from .messages import REPORT, Batch, Order, Report, Ticket, encode, to_sequence
+from .mailbox import Mailbox
+from .messages import REPORT, Order, Report, Ticket, encode, to_sequence
 
 logger = logging.getLogger("phi3v")
 
@@ -35,49 +35,6 @@ _POLL_S = 0.1
 _IDLE_S = 30.0
 # Names of chunks that a report tells routers of: 65,536 tokens, sixteen kilobytes.
 _REPORTED_CHUNKS = 1024
-
-
-class _Mailbox:
-    """What one ingress has not been sent yet."""
-
-    def __init__(self) -> None:
-        self.num_readers = 0
-        self.num_open = 0
-        self._words: list[TokenOutput | Refused] = []
-        self._filled = asyncio.Event()
-
-    def put(self, word: TokenOutput | Refused) -> None:
-        self._words.append(word)
-        self._filled.set()
-
-    async def take(self, idle_s: float) -> bytes | None:
-        """Wait for something → all that is there; None if there is nothing for so long, and nothing
-        open. What one step says comes in one turn of the event loop, and is taken in the next."""
-        while not self._words:
-            try:
-                async with asyncio.timeout(idle_s):
-                    await self._filled.wait()
-            except TimeoutError:
-                if not self.num_open:
-                    return None
-        return self._encode(self._words)
-
-    def take_of(self, sequence_id: str) -> bytes | None:
-        """What is there of one sequence."""
-        mine = [word for word in self._words if word.sequence_id == sequence_id]
-        others = [word for word in self._words if word.sequence_id != sequence_id]
-        data = self._encode(mine) if mine else None
-        self._words = others
-        if others:
-            self._filled.set()
-        return data
-
-    def _encode(self, words: list[TokenOutput | Refused]) -> bytes:
-        outputs = [word for word in words if isinstance(word, TokenOutput)]
-        errors = [word for word in words if isinstance(word, Refused)]
-        self._words = []
-        self._filled.clear()
-        return encode(Batch(time.monotonic(), outputs, errors))
 
 
 class EngineReplica:
@@ -89,7 +46,7 @@ class EngineReplica:
         self._stall_s = settings.stall_s
         self._name = serve.get_replica_context().replica_id.unique_id
         self._memory = Memory()
-        self._mailboxes: defaultdict[str, _Mailbox] = defaultdict(_Mailbox)
+        self._mailboxes: defaultdict[str, Mailbox] = defaultdict(Mailbox)
         self._num_tokens = 0
         self._tracer = make_tracer(settings)
         checkpoint = await asyncio.to_thread(served_checkpoint, settings)
