@@ -97,18 +97,17 @@ class EngineReplica:
                     start,
                     {"phi3v.replica": self._name, "gen_ai.usage.output_tokens": num_outputs},
                 )
-        return None if mailbox.num_readers else mailbox.take_of(ticket.sequence_id)
+        return None if mailbox.is_read else mailbox.take_of(ticket.sequence_id)
 
     async def outputs(self, name: str, ingress: str) -> AsyncGenerator[bytes, None]:
         """A Batch for each step. name: ours; the call was routed by it. It ends when there has been
-        nothing to say for a while, for the ingress may be gone; else it opens another."""
-        mailbox = self._mailboxes[ingress]
-        mailbox.num_readers += 1
+        nothing to say for a while, for the ingress may be gone, else it opens another; and when the
+        ingress has opened another already."""
         try:
-            while (batch := await mailbox.take(_IDLE_S)) is not None:
-                yield batch
+            async with aclosing(self._mailboxes[ingress].batches(_IDLE_S)) as batches:
+                async for batch in batches:
+                    yield batch
         finally:
-            mailbox.num_readers -= 1
             self._drop_if_idle(ingress)
 
     def record_routing_stats(self) -> dict[str, Any]:
@@ -144,5 +143,5 @@ class EngineReplica:
 
     def _drop_if_idle(self, ingress: str) -> None:
         mailbox = self._mailboxes.get(ingress)
-        if mailbox is not None and not mailbox.num_open and not mailbox.num_readers:
+        if mailbox is not None and mailbox.is_idle:
             del self._mailboxes[ingress]

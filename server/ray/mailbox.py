@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 
 from scoring.engine_link import Refused
 from scoring.sequence import TokenOutput
@@ -10,11 +11,15 @@ from .messages import Batch, encode
 
 
 class Mailbox:
-    """What one ingress has not been sent yet."""
+    """What one ingress has not been sent yet. num_open: its sequences that may still say something.
+
+    The newest reader gets it. An older one's stream has broken, though nobody may have told it:
+    what it took would be lost.
+    """
 
     def __init__(self) -> None:
-        self.num_readers = 0
         self.num_open = 0
+        self._reader: object | None = None
         self._words: list[TokenOutput | Refused] = []
         self._filled = asyncio.Event()
 
@@ -22,17 +27,35 @@ class Mailbox:
         self._words.append(word)
         self._filled.set()
 
-    async def take(self, idle_s: float) -> bytes | None:
-        """Wait for something → all that is there; None if there is nothing for so long, and nothing
-        open. What one step says comes in one turn of the event loop, and is taken in the next."""
-        while not self._words:
+    @property
+    def is_read(self) -> bool:
+        return self._reader is not None
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.num_open and not self.is_read
+
+    async def batches(self, idle_s: float) -> AsyncGenerator[bytes, None]:
+        """All that is there, as often as something is. It ends once there is nothing for so long,
+        and nothing open, or when there is a newer reader. What one step says comes in one turn of
+        the event loop, and is taken in the next."""
+        reader = self._reader = object()
+        try:
+            while (words := await self._take(reader, idle_s)) is not None:
+                yield words
+        finally:
+            if self._reader is reader:
+                self._reader = None
+
+    async def _take(self, reader: object, idle_s: float) -> bytes | None:
+        while self._reader is reader and not self._words:
             try:
                 async with asyncio.timeout(idle_s):
                     await self._filled.wait()
             except TimeoutError:
-                if not self.num_open:
+                if not self.num_open and not self._words:
                     return None
-        return self._encode(self._words)
+        return self._encode(self._words) if self._reader is reader else None
 
     def take_of(self, sequence_id: str) -> bytes | None:
         """What is there of one sequence."""
