@@ -110,7 +110,10 @@ class EngineReplica:
         finally:
             self._drop_if_idle(ingress)
 
-    def record_routing_stats(self) -> dict[str, Any]:
+    # What Ray asks, it asks in this event loop only if it can await it, else in threads: they would
+    # read what changes under their hands.
+
+    async def record_routing_stats(self) -> dict[str, Any]:
         """Asked by Ray's controller about once a second, and given to every router."""
         engine = self._engine
         chunks, pictures = self._memory.latest(_REPORTED_CHUNKS)
@@ -127,14 +130,14 @@ class EngineReplica:
         )
         return {REPORT: encode(report)}
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
+    async def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray for autoscaling.py."""
         return {
             "requests": float(self._engine.num_open),
             "queued_tokens": float(self._engine.num_queued_tokens),
         }
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Ray replaces a replica that raises here."""
         if not self._engine.state.is_serving:
             raise RuntimeError(f"the engine is {self._engine.state}: {self._engine.failure}")
