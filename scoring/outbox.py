@@ -25,9 +25,16 @@ class Outbox:
     def __init__(self, num_prompt_tokens: int) -> None:
         self.is_finished = False
         self.num_queued_tokens = num_prompt_tokens
+        self._speaker: str | None = None
         self._queue: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
 
-    def put(self, word: TokenOutput | ScoringError) -> None:
+    def put(self, word: TokenOutput | ScoringError, speaker: str | None = None) -> None:
+        """speaker: whose word it is, where several may have been sent the request: only the first
+        that spoke is heard, for each has an answer of its own."""
+        if speaker is not None:
+            self._speaker = self._speaker or speaker
+            if speaker != self._speaker:
+                return
         self.num_queued_tokens = 0
         self._queue.put_nowait(word)
 
@@ -68,11 +75,13 @@ class Outboxes:
     def close(self, sequence_id: str) -> None:
         del self._open[sequence_id]
 
-    def put(self, sequence_id: str, word: TokenOutput | ScoringError) -> None:
-        """Nothing, if whoever waited has left."""
+    def put(
+        self, sequence_id: str, word: TokenOutput | ScoringError, speaker: str | None = None
+    ) -> None:
+        """Nothing, if whoever waited has left. speaker: see Outbox.put."""
         outbox = self._open.get(sequence_id)
         if outbox is not None:
-            outbox.put(word)
+            outbox.put(word, speaker)
 
     def fail(self, error: ScoringError) -> None:
         """All of them."""

@@ -194,7 +194,8 @@ class RayEngine:
         try:
             missed = await response
             if missed is not None:
-                self._receive(decode_batch(missed, time.monotonic()))
+                replica = self._fleet.replica_of(ticket.sequence_id)
+                self._receive(decode_batch(missed, time.monotonic()), replica)
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), _LAST_WORDS_S)
             error: ScoringError = EngineNotReadyError(_LOST)
@@ -237,18 +238,20 @@ class RayEngine:
             stream: Any = self._read.remote(name, self._ingress)
             try:
                 async for data in stream:
-                    self._receive(decode_batch(data, time.monotonic()))
+                    self._receive(decode_batch(data, time.monotonic()), name)
             except RayError as error:
                 logger.warning("the stream from replica %s broke: %r", name, error)
                 await asyncio.sleep(_RETRY_S)
             finally:
                 await asyncio.to_thread(stream.cancel)
 
-    def _receive(self, batch: Batch) -> None:
+    def _receive(self, batch: Batch, replica: str | None) -> None:
+        """Where a connection breaks before the replica's consent has come, Ray sends a call to
+        another, and both may run it."""
         for output in batch.outputs:
-            self._outboxes.put(output.sequence_id, output)
+            self._outboxes.put(output.sequence_id, output, replica)
         for refused in batch.errors:
             error = to_error(refused)
             if isinstance(error, EngineDeadError):
                 error = EngineNotReadyError(_LOST)
-            self._outboxes.put(refused.sequence_id, error)
+            self._outboxes.put(refused.sequence_id, error, replica)

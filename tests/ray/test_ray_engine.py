@@ -1,0 +1,114 @@
+"""An ingress's side of a cluster, with Ray's side scripted. Needs no cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+
+from scoring.router import prompt_key
+from scoring.sequence import Sequence, TokenOutput
+
+from ..engine.scripted import make_sequence
+from .scripted_serve import REPORT, Fleet, RayEngine, ScriptedHandle, batch, last, make_ray_engine
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - some of it comes true in another thread
+            await asyncio.sleep(0.001)
+
+
+class Scene:
+    """An ingress, and replicas of which each has reported and is followed."""
+
+    def __init__(self, *names: str) -> None:
+        self.handle, self.fleet = ScriptedHandle(), Fleet()
+        self.fleet.update(dict.fromkeys(names, REPORT))
+        self.engine: RayEngine = make_ray_engine(self.handle, self.fleet)
+
+    async def ask(self, sequence: Sequence) -> "asyncio.Task[list[int | None]]":
+        """Its tokens, once they have come; its call has been made when this returns."""
+        num_calls = len(self.handle.calls)
+        asked = asyncio.create_task(self._tokens_of(sequence))
+        await until(lambda: len(self.handle.calls) > num_calls or asked.done())
+        return asked
+
+    def accept(self, sequence: Sequence, replica: str) -> None:
+        """As Ray's router does where a replica takes the request."""
+        prompt = prompt_key(sequence)
+        self.fleet.choose(sequence.id, prompt)
+        self.fleet.went(sequence.id, replica, prompt)
+
+    async def _tokens_of(self, sequence: Sequence) -> list[int | None]:
+        async with asyncio.timeout(20), aclosing(self.engine.generate(sequence)) as outputs:
+            return [output.token_id async for output in outputs]
+
+
+@asynccontextmanager
+async def scene(*names: str) -> AsyncIterator[Scene]:
+    made = Scene(*names)
+    made.engine.start()
+    try:
+        await until(lambda: set(made.handle.streams) == set(names))
+        yield made
+    finally:
+        await made.engine.stop()
+
+
+def test_two_replicas_that_run_one_request_give_one_answer() -> None:
+    """A connection broke before the first replica's consent had come: Ray sent the call to a
+    second one, both ran it, and the caller got every token of both, mixed."""
+
+    async def main() -> None:
+        async with scene("one", "two") as stage:
+            sequence = make_sequence("s")
+            asked = await stage.ask(sequence)
+            stage.accept(sequence, "two")
+            (one,), (two,) = stage.handle.streams["one"], stage.handle.streams["two"]
+            two.say(TokenOutput("s", 1))
+            await until(two.said.empty)
+            one.say(TokenOutput("s", 7))
+            await until(one.said.empty)
+            two.say(TokenOutput("s", 2))
+            await until(two.said.empty)
+            one.say(last("s", 8))
+            await until(one.said.empty)
+            two.say(last("s", 3))
+            stage.handle.calls[0].end.set_result(None)
+            assert await asked == [1, 2, 3]
+
+    asyncio.run(main())
+
+
+def test_what_a_call_brings_along_is_its_own_replicas_word() -> None:
+    """The replica that Ray's call ends at returns what no stream took, but another spoke first."""
+
+    async def main() -> None:
+        async with scene("one", "two") as stage:
+            sequence = make_sequence("s")
+            asked = await stage.ask(sequence)
+            stage.accept(sequence, "two")
+            (one,) = stage.handle.streams["one"]
+            one.say(TokenOutput("s", 1))
+            await until(one.said.empty)
+            stage.handle.calls[0].end.set_result(batch(TokenOutput("s", 7), last("s", 8)))
+            await asyncio.sleep(0.01)
+            one.say(last("s", 2))
+            assert await asked == [1, 2]
+
+    asyncio.run(main())
+
+
+def test_a_call_that_brings_all_along_is_an_answer() -> None:
+    async def main() -> None:
+        async with scene("one") as stage:
+            sequence = make_sequence("s")
+            asked = await stage.ask(sequence)
+            stage.accept(sequence, "one")
+            stage.handle.calls[0].end.set_result(batch(TokenOutput("s", 7), last("s", 8)))
+            assert await asked == [7, 8]
+
+    asyncio.run(main())
