@@ -223,6 +223,8 @@ class RayEngine:
         self._fleet.on_change(on_change)
         while True:
             names = set(self._fleet.reports)
+            for name in [name for name, stream in self._streams.items() if stream.done()]:
+                del self._streams[name]  # asyncio logs its error
             for name in names - self._streams.keys():
                 self._streams[name] = asyncio.create_task(self._follow(name))
             for name in self._streams.keys() - names:
@@ -239,7 +241,7 @@ class RayEngine:
             try:
                 async for data in stream:
                     self._receive(decode_batch(data, time.monotonic()), name)
-            except RayError as error:
+            except (RayError, RayServeException) as error:
                 logger.warning("the stream from replica %s broke: %r", name, error)
                 await asyncio.sleep(_RETRY_S)
             finally:

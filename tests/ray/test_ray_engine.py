@@ -1,12 +1,17 @@
 """An ingress's side of a cluster, with Ray's side scripted. Needs no cluster."""
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of Ray's own modules
+    from ray.exceptions import ActorUnavailableError
+    from ray.serve.exceptions import BackPressureError
 
 from scoring.router import prompt_key
 from scoring.sequence import Sequence, TokenOutput
@@ -110,5 +115,27 @@ def test_a_call_that_brings_all_along_is_an_answer() -> None:
             stage.accept(sequence, "one")
             stage.handle.calls[0].end.set_result(batch(TokenOutput("s", 7), last("s", 8)))
             assert await asked == [7, 8]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ActorUnavailableError("for a moment", b"0" * 16),
+        BackPressureError(9, 8),  # a RayServeException, which is no RayError
+        RuntimeError("something that is not foreseen"),
+    ],
+)
+def test_a_stream_that_breaks_is_opened_anew(error: Exception) -> None:
+    """By some errors it ended for good: of that replica nothing was heard again."""
+
+    async def main() -> None:
+        async with scene("one") as stage:
+            stage.handle.streams["one"][0].said.put_nowait(error)
+            await until(lambda: len(stage.handle.streams["one"]) == 2)
+            asked = await stage.ask(make_sequence("s"))
+            stage.handle.streams["one"][1].say(last("s", 1))
+            assert await asked == [1]
 
     asyncio.run(main())
