@@ -231,8 +231,10 @@ class RayEngine:
                 if not self._fleet.num_open(name):
                     self._streams.pop(name).cancel()
             changed.clear()
+            # Not by wait_for: in Python 3.11 it forgets a cancel that comes with a change.
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), 2 * _RETRY_S)
+                async with asyncio.timeout(2 * _RETRY_S):
+                    await changed.wait()
 
     async def _follow(self, name: str) -> None:
         """Read a replica's stream, and open it anew when it ends, until it is cancelled."""

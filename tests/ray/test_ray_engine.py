@@ -60,7 +60,8 @@ async def scene(*names: str) -> AsyncIterator[Scene]:
         await until(lambda: set(made.handle.streams) == set(names))
         yield made
     finally:
-        await made.engine.stop()
+        async with asyncio.timeout(20):
+            await made.engine.stop()
 
 
 def test_two_replicas_that_run_one_request_give_one_answer() -> None:
@@ -137,5 +138,21 @@ def test_a_stream_that_breaks_is_opened_anew(error: Exception) -> None:
             asked = await stage.ask(make_sequence("s"))
             stage.handle.streams["one"][1].say(last("s", 1))
             assert await asked == [1]
+
+    asyncio.run(main())
+
+
+def test_a_change_does_not_keep_a_server_from_going_down() -> None:
+    """The watcher went on, and `stop` waited for it for ever."""
+
+    async def main() -> None:
+        async with scene("one") as stage:
+            for num_turns in range(6):
+                stage.fleet.update({"one": REPORT})
+                for _ in range(num_turns):
+                    await asyncio.sleep(0)
+                async with asyncio.timeout(20):
+                    await stage.engine.stop()
+                stage.engine.start()
 
     asyncio.run(main())
