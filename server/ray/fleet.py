@@ -29,8 +29,11 @@ class _Replica:
 
 @dataclass
 class _Open:
+    """is_taken: the replica has it; before that it may be sent to another, or to none."""
+
     replica_id: str
     num_tokens: int
+    is_taken: bool = False
 
 
 class Fleet:
@@ -66,6 +69,22 @@ class Fleet:
                     _hear(self._replicas[name], report)
         self._on_change()
 
+    def lost(self, replica_id: str) -> None:
+        """This replica has died, which Ray noticed by a call, before its controller did. Nothing,
+        if it is gone already."""
+        with self._lock:
+            replica = self._replicas.pop(replica_id, None)
+        if replica is not None:
+            self._on_change()
+
+    @property
+    def stranded(self) -> list[str]:
+        """Sequences that no replica has taken, where there is none to take them."""
+        with self._lock:
+            if self._replicas:
+                return []
+            return [name for name, request in self._open.items() if not request.is_taken]
+
     def opened(self, sequence_id: str) -> None:
         """A sequence is about to be routed."""
         with self._lock:
@@ -96,11 +115,13 @@ class Fleet:
         """The sequence was taken by this replica, its first choice or not."""
         with self._lock:
             request = self._open.get(sequence_id)
-            if request is None or request.replica_id == replica_id:
+            if request is None:
                 return
-            self._assign(sequence_id, replica_id, request.num_tokens)
-            if (replica := self._replicas.get(replica_id)) is not None:
-                replica.memory.add(prompt)
+            if request.replica_id != replica_id:
+                self._assign(sequence_id, replica_id, request.num_tokens)
+                if (replica := self._replicas.get(replica_id)) is not None:
+                    replica.memory.add(prompt)
+            self._open[sequence_id].is_taken = True
 
     def replica_of(self, sequence_id: str) -> str | None:
         """Where an open sequence is, or is about to be."""

@@ -37,6 +37,7 @@ from .replica_view import ReplicaView
 logger = logging.getLogger("phi3v")
 
 _LOST = "the engine that ran this request stopped; others serve or will, try again"
+_STRANDED = "the last engine stopped before it took this request; others will serve, try again"
 # For the last tokens to come by the stream once the call is over.
 _LAST_WORDS_S = 5.0
 _RETRY_S = 0.5
@@ -160,8 +161,8 @@ class RayEngine:
         bounds.check_tokens(self._outboxes.num_queued_tokens, num_prompt_tokens, longest)
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
-        """As AsyncEngine.generate, on the replica that suits best. If that one dies,
-        EngineNotReadyError: another try will be answered."""
+        """As AsyncEngine.generate, on the replica that suits best. If that one dies, or there is
+        none left to send it to, EngineNotReadyError: another try will be answered."""
         self.check_ready()
         self.check_room(sequence.num_prompt_tokens)
         order = to_order(sequence, self._ingress, time.monotonic(), TRACEPARENT.get())
@@ -178,6 +179,9 @@ class RayEngine:
                 output = await outbox.take()
                 self._fleet.grew(sequence.id)
                 yield output
+        except EngineNotReadyError:
+            call.cancel()  # it may be this side's word, and the call wait for a replica still
+            raise
         finally:
             self._outboxes.close(sequence.id)
             self._fleet.ended(sequence.id)
@@ -212,7 +216,8 @@ class RayEngine:
         outbox.put(error)  # where all was said, nobody reads it
 
     async def _watch(self) -> None:
-        """Have a stream from every replica that takes requests, or has some of ours still."""
+        """Have a stream from every replica that takes requests, or has some of ours still. Where no
+        replica is left, end what none has taken: Ray would keep it until another has loaded."""
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -230,6 +235,8 @@ class RayEngine:
             for name in self._streams.keys() - names:
                 if not self._fleet.num_open(name):
                     self._streams.pop(name).cancel()
+            for sequence_id in self._fleet.stranded:
+                self._outboxes.put(sequence_id, EngineNotReadyError(_STRANDED))
             changed.clear()
             # Not by wait_for: in Python 3.11 it forgets a cancel that comes with a change.
             with suppress(TimeoutError):

@@ -189,3 +189,29 @@ def test_who_listens_hears_of_changes() -> None:
     fleet.update({"a": None})
     fleet.update({"a": None, "b": None})
     assert heard == [{"a"}, {"a", "b"}]
+
+
+def test_a_lost_replica_is_gone_once_and_who_listens_hears_of_it() -> None:
+    fleet, heard = fleet_of("a", "b"), []
+    fleet.on_change(lambda: heard.append(set(fleet.reports)))
+    fleet.lost("a")
+    fleet.lost("a")
+    fleet.lost("unknown")
+    assert heard == [{"b"}]
+    fleet.opened("s")
+    assert fleet.choose("s", text(1)) == ["b"]
+
+
+def test_sequences_are_stranded_where_nobody_has_them_and_nobody_is_left() -> None:
+    fleet = fleet_of("a")
+    for name in ("unsent", "sent", "taken"):
+        fleet.opened(name)
+    for name in ("sent", "taken"):
+        fleet.choose(name, text(1))
+    fleet.went("taken", "a", text(1))
+    assert fleet.stranded == []
+    fleet.lost("a")
+    assert fleet.stranded == ["unsent", "sent"]
+    fleet.ended("unsent")
+    fleet.update({"b": None})
+    assert fleet.stranded == []

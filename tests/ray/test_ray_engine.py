@@ -13,6 +13,7 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # o
     from ray.exceptions import ActorUnavailableError
     from ray.serve.exceptions import BackPressureError
 
+from scoring.errors import EngineNotReadyError
 from scoring.router import prompt_key
 from scoring.sequence import Sequence, TokenOutput
 
@@ -142,6 +143,60 @@ def test_a_stream_that_breaks_is_opened_anew(error: Exception) -> None:
     asyncio.run(main())
 
 
+def test_requests_that_the_last_engine_had_not_taken_end_when_it_dies() -> None:
+    """Ray kept them until another engine had loaded, for minutes, and then sent it all at once."""
+
+    async def main() -> None:
+        async with scene("one") as stage:
+            waiting = make_sequence("waiting")
+            never_sent = await stage.ask(make_sequence("never sent"))
+            on_its_way = await stage.ask(waiting)
+            stage.fleet.choose("waiting", prompt_key(waiting))
+            stage.fleet.lost("one")
+            for asked in (never_sent, on_its_way):
+                with pytest.raises(EngineNotReadyError, match="last engine"):
+                    await asked
+            await until(lambda: all(call.is_cancelled for call in stage.handle.calls))
+            assert stage.engine.num_open == 0
+            with pytest.raises(EngineNotReadyError):
+                await (await stage.ask(make_sequence("late")))
+            assert len(stage.handle.calls) == 2
+
+    asyncio.run(main())
+
+
+def test_a_request_that_a_leaving_engine_has_taken_runs_to_its_end() -> None:
+    """An update takes the last old one off the list; it finishes what it has."""
+
+    async def main() -> None:
+        async with scene("one") as stage:
+            sequence = make_sequence("s")
+            asked = await stage.ask(sequence)
+            stage.accept(sequence, "one")
+            stage.fleet.update({})
+            other = await stage.ask(make_sequence("late"))
+            with pytest.raises(EngineNotReadyError):
+                await other
+            stage.handle.streams["one"][0].say(last("s", 1))
+            assert await asked == [1]
+            assert not stage.handle.calls[0].is_cancelled
+
+    asyncio.run(main())
+
+
+def test_requests_wait_for_another_engine_while_there_is_one() -> None:
+    async def main() -> None:
+        async with scene("one", "two") as stage:
+            sequence = make_sequence("s")
+            asked = await stage.ask(sequence)
+            stage.fleet.lost("one")
+            stage.accept(sequence, "two")
+            stage.handle.streams["two"][0].say(last("s", 1))
+            assert await asked == [1]
+
+    asyncio.run(main())
+
+
 def test_a_change_does_not_keep_a_server_from_going_down() -> None:
     """The watcher went on, and `stop` waited for it for ever."""
 
@@ -154,5 +209,17 @@ def test_a_change_does_not_keep_a_server_from_going_down() -> None:
                 async with asyncio.timeout(20):
                     await stage.engine.stop()
                 stage.engine.start()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_goes_down_cancels_its_calls() -> None:
+    async def main() -> None:
+        async with scene("one") as stage:
+            asked = await stage.ask(make_sequence("s"))
+            await stage.engine.stop()
+            with pytest.raises(EngineNotReadyError, match="going down"):
+                await asked
+            await until(lambda: stage.handle.calls[0].is_cancelled)
 
     asyncio.run(main())
