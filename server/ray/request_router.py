@@ -28,6 +28,10 @@ class PromptRouter(RequestRouter):
             }
         )
 
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        super().on_replica_actor_died(replica_id)
+        self._fleet.lost(replica_id.unique_id)
+
     async def choose_replicas(
         self,
         candidate_replicas: list[RunningReplica],

@@ -76,6 +76,19 @@ def test_a_killed_replica_takes_its_requests_only(tight: RunningServer) -> None:
     wait_until(tight.is_idle, 15, "all blocks are back")
 
 
+def test_without_an_engine_requests_are_a_503_at_once(tight: RunningServer) -> None:
+    before = names(tight)
+    for replica in replica_processes(tight, "Engine"):
+        replica.kill()
+    # What Ray kept until there is a replica would be answered, or time out.
+    answers = [tight.ask("hi", max_tokens=2) for _ in range(5)]
+    for answer in answers:
+        assert_error(answer, 503, "not_ready")
+        assert int(answer.headers["retry-after"]) >= 1
+    wait_until(lambda: not names(tight) & before, 30, "others have come")
+    wait_until(lambda: is_whole_again(tight, before), 60, "two replicas serve")
+
+
 def test_a_dead_engine_is_replaced_with_its_replica(tight: RunningServer) -> None:
     """The engine's process dies, the replica's, which is its parent, does not."""
     before = names(tight)
