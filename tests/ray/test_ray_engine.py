@@ -203,6 +203,7 @@ def test_a_change_does_not_keep_a_server_from_going_down() -> None:
     async def main() -> None:
         async with scene("one") as stage:
             for num_turns in range(6):
+                await asyncio.sleep(0.01)  # the watcher waits
                 stage.fleet.update({"one": REPORT})
                 for _ in range(num_turns):
                     await asyncio.sleep(0)
