@@ -91,6 +91,22 @@ def test_a_mark_is_placed_where_the_model_sees_it(
     assert list(tokens) == expected
 
 
+def test_what_the_edge_of_two_crops_cuts_is_placed_in_both(config: ModelConfig) -> None:
+    size, middle = (200, 200), 100.0
+    pixels = to_hd_picture(Image.new("RGB", size), config.vision).pixels
+    placement = Placement(*size, pixels.shape, config.vision)
+
+    def slots(y: float, height: float) -> tuple[int, ...]:
+        return placement.slots(Mark("A", "black", 30.0, y, height))
+
+    above, below = slots(middle - 1, 2.0), slots(middle + 1, 2.0)
+    assert above != below
+    *in_crops, _in_overview = slots(middle - 5, 80.0)
+    assert tuple(in_crops) == above + below
+    *in_crops, _in_overview = slots(middle - 30, 80.0)
+    assert len(in_crops) == 1
+
+
 def position_of(
     model: Phi3VisionForCausalLM, config: ModelConfig, index: int, count: int, height: int
 ) -> int:

@@ -29,7 +29,7 @@ def test_the_page_says_that_it_is_a_demo(page: Page, served: RunningServer) -> N
             "How many shapes are there?",
             {"How many shapes are there?": "There are 4 shapes."},
         ),
-        ("What number is this?", {"What number is this?": "The number is 2289."}),
+        ("What number is this?", {"What number is this?": "The number is 8529."}),
         (
             "Which bar is the highest?",
             {"Which bar is the highest?": "The highest bar is Q1.",

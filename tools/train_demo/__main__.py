@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command()
 def train(
     directory: Annotated[Path, typer.Argument(help="For the run's state; it goes on from it.")],
-    steps: Annotated[int, typer.Option(help="Of 32 rows each.")] = 6000,
+    steps: Annotated[int, typer.Option(help="Of 32 rows each.")] = 7400,
     processes: Annotated[int, typer.Option(help="Of one thread each.")] = 2,
 ) -> None:
     """Train the demo model; its checkpoint is written to DIRECTORY/demo."""

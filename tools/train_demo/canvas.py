@@ -176,12 +176,12 @@ class Canvas:
         ]
 
 
-def new_canvas(rng: random.Random, style: Style, *, plain: float = 0.6) -> Canvas:
-    """plain: how often the background is white."""
+def new_canvas(rng: random.Random, style: Style, *, upright: bool) -> Canvas:
+    """upright: whether it may be higher than wide."""
     width, height = rng.choice(style.wide_sizes if rng.random() < 0.08 else style.sizes)
-    if rng.random() < 0.25:
+    if upright and rng.random() < 0.25:
         width, height = height, width
-    background = "white" if rng.random() < plain else rng.choice(list(COLORS))
+    background = "white" if rng.random() < 0.6 else rng.choice(list(COLORS))
     return Canvas(rng, style, width, height, background)
 
 

@@ -20,11 +20,11 @@ from .shape import KINDS
 from .shape_questions import counted, json_question
 from .words import invented_word
 
-_BIGGEST, _SMALLEST = 0.62, 0.16
+_BIGGEST, _SMALLEST = 0.62, 0.28
 
 
 def lettering_drawing(rng: random.Random, style: Style) -> Drawing:
-    canvas = new_canvas(rng, style)
+    canvas = new_canvas(rng, style, upright=False)
     color = rng.choice(canvas.contrasting())
     if rng.random() < 0.22:
         return _two_lines(canvas, color)

@@ -61,7 +61,8 @@ def labels_of(marks: list[Mark], placement: Placement) -> Tensor:
     local = torch.zeros(rows * side, cols * side, _SLOTS + 1, dtype=torch.int64)
     overview = torch.zeros(side, side, _SLOTS + 1, dtype=torch.int64)
     for mark in sorted(marks, key=lambda mark: mark.x):
-        _put(local[placement.in_crops(mark)], mark, placement.told_in_crops(mark))
+        for place in placement.in_crops(mark):
+            _put(local[place], mark, placement.told_in_crops(mark))
         _put(overview[placement.in_overview(mark)], mark, placement.told_in_overview(mark))
     crops = (
         local.view(rows, side, cols, side, -1).transpose(1, 2).reshape(-1, side, side, _SLOTS + 1)

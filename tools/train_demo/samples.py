@@ -10,7 +10,7 @@ from .shapes import shapes_drawing
 
 _SAMPLES = (
     ("shapes", shapes_drawing, 348),
-    ("number", lettering_drawing, 1),
+    ("number", lettering_drawing, 5),
     ("chart", chart_drawing, 27),
 )
 

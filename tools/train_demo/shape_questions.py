@@ -166,17 +166,13 @@ def _relation(
 ) -> Exchange:
     """first stands in the relation to second."""
     if rng.random() < 0.5:
-        first, relation, second = second, reverse, first
+        first, relation, second, reverse = second, reverse, first, relation
     if rng.random() < 0.5:
         answer = f"The {first.name} is {relation} the {second.name}."
         looks = look_at(answer, first.thing)
         return Exchange(f"What is {relation} the {second.name}?", answer, "position", looks)
-    statement = f"the {first.name} is {relation} the {second.name}"
-    if rng.random() < 0.5:
-        answer = f"Yes, {statement}."
-        looks = look_at(answer, first.thing, second.thing)
-        return Exchange(f"Is {statement}?", answer, "position", looks)
-    question = f"Is the {first.name} {reverse} the {second.name}?"
-    answer = f"No, {statement}."
+    yes_or_no, asked = rng.choice((("Yes", relation), ("No", reverse)))
+    question = f"Is the {first.name} {asked} the {second.name}?"
+    answer = f"{yes_or_no}, the {first.name} is {relation} the {second.name}."
     looks = look_at(answer, first.thing, second.thing)
     return Exchange(question, answer, "position", looks)

@@ -55,7 +55,7 @@ def draw_shape(canvas: Canvas, shape: Shape) -> None:
 
 
 def shapes_drawing(rng: random.Random, style: Style) -> Drawing:
-    canvas = new_canvas(rng, style)
+    canvas = new_canvas(rng, style, upright=True)
     count = rng.choices(range(1, _MOST_SHAPES + 1), (25, 25, 25, 25))[0]
     shapes = _arrange(canvas, count)
     for shape in shapes:

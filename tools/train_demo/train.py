@@ -31,7 +31,7 @@ logger = logging.getLogger("train_demo")
 
 SEED = 20261125
 _ROWS, _SEGMENTS = 32, 8
-NAMING_STEPS, _NAMING_SHARE, _LOOKING_SHARE = 3000, 0.3, 0.1
+NAMING_STEPS, _NAMING_SHARE, _LOOKING_SHARE = 2400, 0.3, 0.1
 _PEAK_RATES, _WARM_UP = (5e-3, 8e-4), 100
 # At the peak the answers unlearn words as fast as they learn them.
 _ANSWERS_SHARE = 0.6
