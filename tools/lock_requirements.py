@@ -19,8 +19,8 @@ FLASH_ATTN = """\
 flash-attn==2.8.3 \\
     --hash=sha256:1e71dd64a9e0280e0447b8a0c2541bad4bf6ac65bdeaa2f90e51a9e57de0370d
 """
-_PIN = re.compile(r"^(\S+)==(\S+) ", re.MULTILINE)
 FLASH_TOOLS = ("einops", "ninja", "packaging", "psutil", "setuptools", "wheel")
+_PIN = re.compile(r"^(\S+)==(\S+) ", re.MULTILINE)
 
 
 def main() -> None:
