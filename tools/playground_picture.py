@@ -30,7 +30,6 @@ def main(url: str) -> None:
 def _chat(page: Page, url: str) -> None:
     page.goto(f"{url}/playground")
     expect(page.locator("#status")).to_contain_text("ready")
-    page.get_by_label("Temperature").fill("0")
     for number, question in enumerate(("Which bar is the highest?", "What is the value of Q4?")):
         if number == 0:
             page.get_by_role("button", name=question).click()

@@ -49,13 +49,6 @@ export class Attachment {
     await this.attach(new File([await response.blob()], name, { type: "image/png" }));
   }
 
-  /** Give the picture out; there is none then. */
-  take() {
-    const taken = this.picture;
-    this.set(null);
-    return taken;
-  }
-
   set(picture) {
     this.picture = picture;
     byId("picture").value = "";

@@ -2,6 +2,9 @@
 
 import { element, render } from "./markdown.js";
 
+// How far from its end the log may be, in pixels, and still be taken to be there.
+const NEAR = 40;
+
 /** A turn: { role, text, picture, failed } and its elements, { article, words, footer }. */
 export class Conversation {
   constructor(log) {
@@ -16,6 +19,7 @@ export class Conversation {
       const image = document.createElement("img");
       image.src = picture.url;
       image.alt = `Picture: ${picture.name}`;
+      image.addEventListener("load", () => this.scrollToEnd());
       article.append(image);
     }
     const words = document.createElement("div");
@@ -26,13 +30,26 @@ export class Conversation {
     const turn = { role, text: "", picture, article, words, footer };
     this.turns.push(turn);
     this.write(turn, text);
+    this.scrollToEnd();
     return turn;
   }
 
   write(turn, text) {
     turn.text = text;
-    if (turn.role === "user") turn.words.textContent = text;
-    else turn.words.replaceChildren(render(text));
+    this.follow(() => {
+      if (turn.role === "user") turn.words.textContent = text;
+      else turn.words.replaceChildren(render(text));
+    });
+  }
+
+  /** Make a change, and keep its end in sight, unless the reader has scrolled back. */
+  follow(change) {
+    const isAtEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < NEAR;
+    change();
+    if (isAtEnd) this.scrollToEnd();
+  }
+
+  scrollToEnd() {
     this.log.scrollTop = this.log.scrollHeight;
   }
 
@@ -52,7 +69,11 @@ export class Conversation {
     error.setAttribute("role", "alert");
     turn.words.append(error);
     turn.failed = true;
-    this.log.scrollTop = this.log.scrollHeight;
+    this.scrollToEnd();
+  }
+
+  before(turn) {
+    return this.turns.slice(0, this.turns.indexOf(turn));
   }
 
   /** Take off this turn and all after it. */
@@ -60,10 +81,12 @@ export class Conversation {
     for (const gone of this.turns.splice(this.turns.indexOf(turn))) gone.article.remove();
   }
 
-  /** What goes over the wire of these turns. Only the last pictures reach the model; older ones stay
-   * here. */
+  /** What goes over the wire of these turns: no answer that failed, nor its question, which would be
+   * refused again. Only the last pictures reach the model; older ones stay here. */
   messages(picturesKept, turns = this.turns) {
-    const spoken = turns.filter((turn) => turn.role === "user" || (turn.text && !turn.failed));
+    const spoken = turns.filter((turn, index) =>
+      turn.role === "user" ? !turns[index + 1]?.failed : turn.text && !turn.failed,
+    );
     const pictures = spoken.filter((turn) => turn.picture).slice(-picturesKept);
     return {
       messages: spoken.map((turn) => messageOf(turn.role, turn.text, pictures.includes(turn) && turn.picture)),

@@ -4,6 +4,7 @@ import { Attachment } from "./attachment.js";
 import { ServerError, getHealth, getModel, streamChat } from "./api.js";
 import { codeFor } from "./code.js";
 import { Conversation } from "./conversation.js";
+import { Editing } from "./editing.js";
 import { facts } from "./facts.js";
 import { element } from "./markdown.js";
 import * as settings from "./settings.js";
@@ -15,6 +16,7 @@ const endpoint = location.href.replace(/[?#].*/, "").replace(/\/playground$/, ""
 let model = null;
 let answering = null; // an AbortController while an answer comes
 const attachment = new Attachment(() => model && { ...model.images, num_crops: settings.numCrops(model) });
+const editing = new Editing(attachment);
 
 // The model: known as soon as the server tells, which may take a key, and the weights' time.
 
@@ -52,10 +54,8 @@ function ask(text, withPicture) {
   edit.type = "button";
   edit.addEventListener("click", () => {
     answering?.abort();
-    conversation.cutFrom(turn);
-    question.value = turn.text;
-    attachment.set(turn.picture);
-    question.focus();
+    editing.begin(turn);
+    showCode();
   });
   turn.footer.append(edit);
   return answer();
@@ -98,25 +98,40 @@ async function answer() {
   } finally {
     setAnswering(null);
   }
-  turn.footer.append(element("span", facts(seen)), retryButton(turn));
+  conversation.follow(() => turn.footer.append(element("span", facts(seen)), retryButton(turn)));
   showCode();
 }
 
 function retryButton(turn) {
   const retry = element("button", "Retry");
   retry.type = "button";
+  retry.className = "retry";
   retry.addEventListener("click", () => {
-    if (answering) return;
+    if (answering || !isSound()) return;
     conversation.cutFrom(turn);
+    question.focus(); // the button is gone
     answer();
   });
   return retry;
 }
 
 function setAnswering(controller) {
+  // A button that hides, or is disabled, loses the focus to nowhere.
+  if (!controller && document.activeElement === byId("stop")) question.focus();
   answering = controller;
   byId("stop").hidden = !controller;
-  byId("send").disabled = Boolean(controller);
+  byId("send").setAttribute("aria-disabled", String(Boolean(controller)));
+}
+
+/** Whether what is set can be sent; where it cannot, the schema's panel says why. */
+function isSound() {
+  try {
+    settings.parameters(model);
+    return true;
+  } catch {
+    settings.showSchema();
+    return false;
+  }
 }
 
 function showCode() {
@@ -132,7 +147,7 @@ function showCode() {
 // The chat up to the question that is being written, else up to the last one.
 function turnsToShow() {
   const text = question.value.trim();
-  const { turns } = conversation;
+  const turns = editing.turn ? conversation.before(editing.turn) : conversation.turns;
   if (text || turns.length === 0) return [...turns, { role: "user", text: text || "Hello!", picture: attachment.picture }];
   return turns.slice(0, turns.findLastIndex((turn) => turn.role === "user") + 1);
 }
@@ -155,14 +170,13 @@ async function copyCode() {
 byId("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = question.value.trim();
-  if (!text || answering || !model) return;
-  try {
-    settings.parameters(model);
-  } catch {
-    return; // the schema's panel says why
-  }
-  question.value = "";
-  ask(text, attachment.take());
+  if (!text || answering || !model || !isSound()) return;
+  const picture = attachment.picture;
+  const { turn, draft } = editing.end();
+  if (turn) conversation.cutFrom(turn);
+  question.value = draft.text;
+  attachment.set(draft.picture);
+  ask(text, picture);
 });
 question.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -176,6 +190,7 @@ document.addEventListener("keydown", (event) => {
 byId("stop").addEventListener("click", () => answering?.abort());
 byId("clear").addEventListener("click", () => {
   answering?.abort();
+  if (editing.turn) editing.cancel();
   if (conversation.turns.length) conversation.cutFrom(conversation.turns[0]);
   byId("welcome").hidden = false;
   question.focus();

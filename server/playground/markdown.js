@@ -42,7 +42,8 @@ function itemOf(line) {
 }
 
 function spans(text) {
-  const parts = text.split(/(`[^`]+`|\*\*[^*]+\*\*|\*[^*\s][^*]*\*)/);
+  // Asterisks between letters or digits are products: 2*3*4.
+  const parts = text.split(/(`[^`]+`|(?<![\w*])(?:\*\*[^*\s][^*]*\*\*|\*[^*\s][^*]*\*)(?![\w*]))/);
   return parts.map((part, index) => {
     if (index % 2 === 0) return part;
     if (part.startsWith("`")) return element("code", part.slice(1, -1));

@@ -36,7 +36,7 @@ export function systemMessages() {
   return text ? [{ role: "system", content: text }] : [];
 }
 
-/** A request's parameters; throws where the schema is no JSON, after showing why. */
+/** A request's parameters; throws where the schema is no JSON, and its panel says why. */
 export function parameters(model) {
   const body = { temperature: byId("temperature").valueAsNumber, top_p: byId("top_p").valueAsNumber };
   for (const name of ["max_tokens", "seed"]) {
@@ -57,9 +57,12 @@ function schema() {
     return JSON.parse(byId("schema").value);
   } catch (problem) {
     error.textContent = `The schema is not JSON: ${problem.message}`;
-    select(byId("tab-schema"));
     throw new Error(error.textContent);
   }
+}
+
+export function showSchema() {
+  select(byId("tab-schema"));
 }
 
 /** onChange: called after any of it has changed, or a panel is shown. */

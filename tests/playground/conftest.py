@@ -45,7 +45,10 @@ def page(browser: Browser) -> Iterator[Page]:
                 asked.add(urlsplit(request.url).netloc)
 
         def on_console(message: ConsoleMessage) -> None:
-            is_refusal = message.text.startswith("Failed to load resource")
+            is_refusal = (
+                message.text.startswith("Failed to load resource")
+                and Path(urlsplit(message.location["url"]).path).suffix == ""  # none of its files
+            )
             if message.type in ("error", "warning") and not is_refusal:
                 complaints.append(message.text)
 

@@ -117,3 +117,16 @@ def test_a_schema_that_is_no_json_is_pointed_out(page: Page, parrot: ParrotServe
     expect(page.locator("#schema-error")).to_contain_text("The schema is not JSON")
     expect(page.locator("#schema-error")).to_be_visible()
     expect(page.get_by_label("Question")).to_have_value("Well?")
+
+
+def test_an_answer_outlives_a_retry_that_cannot_be_sent(page: Page, parrot: ParrotServer) -> None:
+    visit(page, parrot.base_url)
+    answer = answer_to(page, "Well?")
+    page.get_by_role("tab", name="JSON schema").click()
+    page.locator("#schema").fill("{nonsense")
+    page.get_by_label("Answer in JSON by this schema").check()
+    page.get_by_role("tab", name="Code").click()
+    expect(page.locator("#code")).to_contain_text("The schema is not JSON")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator("#schema-error")).to_be_visible()
+    expect(answer).to_have_text("Well?")
