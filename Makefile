@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test lint format bench-load bench-engine bench-cluster gpu-check wheel image image-test lock docs ray-test demo-train demo-eval clean
+.PHONY: serve test lint format bench-load bench-engine bench-cluster gpu-check wheel image up image-test lock docs ray-test demo-train demo-eval clean
 
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
@@ -58,6 +58,10 @@ image: wheel
 	docker build --tag phi3v-server:$(if $(filter cuda,$(TAG)),latest,$(TAG)) \
 	    --build-arg DEVICE=$(DEVICE) --build-arg FLASH_ATTN=$(FLASH_ATTN) --build-arg RAY=$(RAY) \
 	    --build-arg REVISION=$(shell git rev-parse --short HEAD) .
+
+# The image, and Prometheus and Grafana beside it, on loopback: PHI3V_API_KEY=… PHI3V_MODEL_DIR=…
+up: image
+	docker compose -f deploy/compose.yml $(if $(filter cpu,$(DEVICE)),-f deploy/compose.cpu.yml) up
 
 # Builds the CPU image without docker, and asks it; as root, on Debian. See the script.
 image-test: wheel

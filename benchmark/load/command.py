@@ -5,6 +5,7 @@ import random
 import sys
 from dataclasses import replace
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -74,6 +75,8 @@ def bench(
     """Measure any chat endpoint of Azure's or OpenAI's style under load: latencies, throughput,
     errors, and how near the hardware's limit it comes. docs/bench.md says what the figures mean."""
     directory = output or Path(f"bench-{datetime.now():%Y%m%d-%H%M%S}")
+    if not _can_draw():
+        typer.echo("there will be no charts: they need `pip install matplotlib`", err=True)
     try:
         if compare is not None:
             _compare(compare, directory)
@@ -196,13 +199,15 @@ def _compare(files: tuple[Path, Path], directory: Path) -> None:
 
 
 def _charts(documents: dict[str, Document], directory: Path) -> list[Chart]:
-    try:
-        drawn = charts(documents)
-    except ImportError:
-        typer.echo("no charts: they need pip install 'phi3v-server[bench]'", err=True)
+    if not _can_draw():
         return []
+    drawn = charts(documents)
     save_pngs(drawn, directory)
     return drawn
+
+
+def _can_draw() -> bool:
+    return find_spec("matplotlib") is not None
 
 
 def _make_directory(directory: Path) -> None:

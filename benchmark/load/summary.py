@@ -62,7 +62,7 @@ class Summary:
     goodput_per_s: requests per second that met every bound of the SLO; None without one.
     num_decoding: streams between their first and their last delta, on average over the run.
     prompt_tokens, cached_tokens, output_tokens: means per request, by the streams' usage.
-        num_without_usage: answers whose tokens were counted by deltas instead.
+        num_without_usage: answers whose tokens were counted otherwise; see Answer.
     late_ms: in an open loop, how long after its due time a request was sent.
     error_details: for every kind of error one example.
     """

@@ -155,7 +155,10 @@ def remarks(document: Document) -> list[str]:
         found["num_without_usage"] for level in document["levels"] for found in level["rounds"]
     )
     if uncounted:
-        said.append(f"{uncounted} answers told no usage: their tokens are counted by deltas.")
+        said.append(
+            f"{uncounted} answers told no usage: their tokens are those asked for, where their "
+            "length ended them, else their events."
+        )
     return said
 
 
