@@ -6,7 +6,7 @@ from .cache_directory import cache_directory
 from .errors import CheckpointError
 
 DEMO = Path(__file__).resolve().parent / "demo"
-_RANDOM = "demo-random-2"
+_RANDOM = "demo-random-3"
 
 
 def has_demo_weights() -> bool:

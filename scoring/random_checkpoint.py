@@ -73,7 +73,7 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 
 def write_demo_checkpoint(directory: Path) -> None:
-    """Write a smallest model that goes by the demo's card: two layers, crops of 112 pixels, a
+    """Write a smallest model that goes by the card demo-random: two layers, crops of 112 pixels, a
     vocabulary of characters. For all that does not depend on what is said."""
     working = directory.with_name(directory.name + ".part")
     shutil.rmtree(working, ignore_errors=True)
@@ -99,7 +99,7 @@ def _demo_config(vocab_size: int) -> dict[str, Any]:
     crop, patch = 112, 14
     factors = [1.0] * (_HIDDEN // _HEADS // 2)
     return {
-        "_name_or_path": "demo",
+        "_name_or_path": "demo-random",
         "model_type": "phi3_v",
         "vocab_size": vocab_size,
         "hidden_size": _HIDDEN,

@@ -29,7 +29,7 @@ DEMO = {
     "model_name": "phi3v-demo",
     "model_type": "chat-completions",
     "model_provider_name": "phi3v-server",
-    "notice": "DEMO: a small model for a first look. It is not Phi-3-vision.",
+    "notice": "DEMO: a model of random weights. What it says is noise.",
 }
 
 

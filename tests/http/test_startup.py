@@ -299,7 +299,7 @@ def test_a_demo_that_cannot_be_written_is_told_in_a_line(
     """A file of its name is in the way."""
     cache = tmp_path / "phi3v-server"
     cache.mkdir()
-    (cache / "demo-random-2").write_text("not a directory")
+    (cache / "demo-random-3").write_text("not a directory")
     variables = {"XDG_CACHE_HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hub")}
     result = run_command("serve", "--port", "0", directory=without_demo, **variables)
     assert result.returncode == 1
@@ -362,7 +362,7 @@ def test_without_the_demos_weights_random_ones_are_made_once(
 ) -> None:
     """In the user's cache, for the next start."""
     variables = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub")}
-    demo = tmp_path / "cache" / "phi3v-server" / "demo-random-2"
+    demo = tmp_path / "cache" / "phi3v-server" / "demo-random-3"
     written = []
     for number in range(2):
         log = tmp_path / f"log{number}"

@@ -28,14 +28,17 @@ def evaluate(
     drawings: Annotated[int, typer.Option(min=1)] = 1000,
     show_wrong: Annotated[int, typer.Option(help="So many wrong answers, too.")] = 0,
 ) -> None:
-    """Print the marks of a checkpoint, by category."""
+    """Print the marks of a checkpoint, by category. The exit code is 1 where a goal is missed."""
     from .evaluate import evaluate as run
-    from .evaluate import report
+    from .evaluate import goals_missed, report
 
     marks, wrong = run(checkpoint, drawings)
     typer.echo(report(marks))
     for line in wrong[:show_wrong]:
         typer.echo(line)
+    if missed := goals_missed(marks):
+        typer.echo(f"below its goal: {', '.join(missed)}", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -124,6 +124,11 @@ def _questions(rng: random.Random) -> list[tuple[list[ChatMessage], Exchange]]:
     return [*found, ([ChatMessage("user", without.question)], without)]
 
 
+def goals_missed(marks: dict[str, Marks]) -> list[str]:
+    """The categories that are below their goals, among those that were asked about."""
+    return [name for name, goal in GOALS.items() if name in marks and marks[name].percent < goal]
+
+
 def report(marks: dict[str, Marks]) -> str:
     """A Markdown table."""
     lines = ["| category | right | asked | % | goal |", "|---|---:|---:|---:|---:|"]
