@@ -3,6 +3,7 @@
 import asyncio
 
 from .errors import (
+    EngineNotReadyError,
     EngineOverloadedError,
     GenerationError,
     InvalidSequenceError,
@@ -25,16 +26,31 @@ class Outbox:
     def __init__(self, num_prompt_tokens: int) -> None:
         self.is_finished = False
         self.num_queued_tokens = num_prompt_tokens
+        self._num_heard = 0
         self._speaker: str | None = None
         self._queue: asyncio.Queue[TokenOutput | ScoringError] = asyncio.Queue()
 
-    def put(self, word: TokenOutput | ScoringError, speaker: str | None = None) -> None:
+    @property
+    def is_silent(self) -> bool:
+        """Nothing has been said yet, nor taken out."""
+        return self._num_heard == 0
+
+    def put(
+        self,
+        word: TokenOutput | ScoringError,
+        speaker: str | None = None,
+        number: int | None = None,
+    ) -> None:
         """speaker: whose word it is, where several may have been sent the request: only the first
-        that spoke is heard, for each has an answer of its own."""
+        that spoke is heard, for each has an answer of its own. number: of its outputs, where they
+        may be lost on their way: the request fails rather than go on without one."""
         if speaker is not None:
             self._speaker = self._speaker or speaker
             if speaker != self._speaker:
                 return
+        if number is not None and number != self._num_heard:
+            word = EngineNotReadyError("a part of the answer was lost on its way, try again")
+        self._num_heard += 1
         self.num_queued_tokens = 0
         self._queue.put_nowait(word)
 
@@ -76,12 +92,16 @@ class Outboxes:
         del self._open[sequence_id]
 
     def put(
-        self, sequence_id: str, word: TokenOutput | ScoringError, speaker: str | None = None
+        self,
+        sequence_id: str,
+        word: TokenOutput | ScoringError,
+        speaker: str | None = None,
+        number: int | None = None,
     ) -> None:
-        """Nothing, if whoever waited has left. speaker: see Outbox.put."""
+        """Nothing, if whoever waited has left. speaker, number: see Outbox.put."""
         outbox = self._open.get(sequence_id)
         if outbox is not None:
-            outbox.put(word, speaker)
+            outbox.put(word, speaker, number)
 
     def fail(self, error: ScoringError) -> None:
         """All of them."""

@@ -39,11 +39,6 @@ class EngineCollector(Collector):
             loaded_percent(self._engine) / 100,
         )
         yield GaugeMetricFamily(
-            "phi3v_engine_step_age_seconds",
-            "Since the last step, while there is work.",
-            self._engine.step_age_s,
-        )
-        yield GaugeMetricFamily(
             "phi3v_child_processes_resident_memory_bytes",
             "Of the engines' processes and the grammar checker's.",
             _children_memory(),
@@ -87,6 +82,11 @@ class EngineCollector(Collector):
         blocks = GaugeMetricFamily(
             "phi3v_kv_blocks", "Of the key-value cache.", labels=("engine", "state")
         )
+        step_age = GaugeMetricFamily(
+            "phi3v_engine_step_age_seconds",
+            "Since the last step, while there is work.",
+            labels=_ENGINE,
+        )
         memory = GaugeMetricFamily(
             "phi3v_gpu_memory_bytes", "Of an engine's GPU.", labels=("engine", "kind")
         )
@@ -94,6 +94,7 @@ class EngineCollector(Collector):
             stats, name = engine.stats, engine.name
             if stats is None or engine.state.is_lost:
                 continue
+            step_age.add_metric((name,), engine.step_age_s)
             for field, family in families.items():
                 family.add_metric((name,), getattr(stats, field))
             used = stats.num_blocks - stats.num_blocks_free - stats.num_blocks_cached
@@ -103,7 +104,7 @@ class EngineCollector(Collector):
             if stats.device_memory_total:
                 memory.add_metric((name, "used"), stats.device_memory_used)
                 memory.add_metric((name, "total"), stats.device_memory_total)
-        yield from (*families.values(), blocks, memory)
+        yield from (*families.values(), step_age, blocks, memory)
 
 
 def _children_memory() -> int:

@@ -32,8 +32,8 @@ def run(settings: Settings) -> None:
     another signal. A cluster that was started here ends with it; one that was joined loses the
     application only, and goes on listening.
 
-    Raises SettingsError for what a cluster cannot do and for an address that is taken, and
-    CheckpointError when no engine could be built.
+    Raises SettingsError for what a cluster cannot do, for an address that is taken and for a
+    cluster that has the application already, and CheckpointError when no engine could be built.
     """
     if settings.tls_cert is not None:
         raise SettingsError("tls_cert: in a cluster, TLS ends at the load balancer before it")
@@ -72,10 +72,14 @@ class _Signals:
 
 
 def _watch(signals: _Signals) -> None:
-    """Until a signal. Raises CheckpointError where there is nothing to wait for."""
+    """Until a signal, or until somebody else has deleted the application. Raises CheckpointError
+    where there is nothing to wait for."""
     has_run = False
     while not signals.first.wait(_POLL_S):
-        status = serve.status().applications[APPLICATION]
+        status = serve.status().applications.get(APPLICATION)
+        if status is None:
+            logger.warning("the application was deleted: going down")
+            return
         if status.status is ApplicationStatus.RUNNING and not has_run:
             has_run = True
             logger.info("all replicas are ready")
@@ -104,6 +108,12 @@ def _joined_address(settings: Settings) -> tuple[str, int]:
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return _own_address(settings)
+    if APPLICATION in serve.status().applications:
+        # To deploy is to replace it, and to leave would be its end.
+        raise SettingsError(
+            f"ray_address is {settings.ray_address!r}: the application {APPLICATION!r} is on this "
+            "cluster already; change it with `serve deploy`, or stop what started it"
+        )
     host, port = client.http_config.host, client.http_config.port
     if settings.host != host or settings.port not in (0, port):
         raise SettingsError(

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -17,7 +18,7 @@ from ray import serve
 from scoring.async_engine import AsyncEngine
 from scoring.engine_client import EngineState, is_stalled
 from scoring.engine_link import to_refused
-from scoring.errors import InvalidSequenceError, ScoringError
+from scoring.errors import EngineDeadError, InvalidSequenceError, ScoringError
 from scoring.logs import configure_logging
 from scoring.router import Memory
 from scoring.wire import WireError
@@ -33,7 +34,7 @@ logger = logging.getLogger("phi3v")
 
 _POLL_S = 0.1
 _IDLE_S = 30.0
-# Names of chunks that a report tells routers of: 65,536 tokens, sixteen kilobytes.
+# Names of chunks that a report tells routers of: 65,536 tokens, ten kilobytes.
 _REPORTED_CHUNKS = 1024
 
 
@@ -65,39 +66,44 @@ class EngineReplica:
 
     async def run(self, ticket: Ticket, order: Order) -> bytes | None:
         """Run a sequence to its end; what comes of it goes to the ingress's stream. Cancel the call
-        to abort. Where the ingress has no stream: a Batch of all that it has not seen."""
+        to abort. Where the ingress has no stream, or the engine has died: a Batch of all that it
+        has not seen."""
         self._memory.add(ticket.prompt)
         mailbox = self._mailboxes[order.ingress]
         mailbox.num_open += 1
-        num_tokens = ticket.prompt.num_tokens
-        self._num_tokens += num_tokens
+        num_prompt_tokens = ticket.prompt.num_tokens
+        num_outputs = 0
+        self._num_tokens += num_prompt_tokens
+        is_dead = False
         start = time.monotonic()
         try:
             sequence = to_sequence(order, start)
             async with aclosing(self._engine.generate(sequence)) as outputs:
                 async for output in outputs:
-                    num_tokens += 1
+                    mailbox.put(output, num_outputs)
+                    num_outputs += 1
                     self._num_tokens += 1
-                    mailbox.put(output)
         except ScoringError as error:
+            is_dead = isinstance(error, EngineDeadError)
             mailbox.put(to_refused(ticket.sequence_id, error))
         except WireError as error:
             logger.error("a request could not be read: %s", error)
             unreadable = InvalidSequenceError("a value of the request has a type that is not taken")
             mailbox.put(to_refused(ticket.sequence_id, unreadable))
         finally:
-            self._num_tokens -= num_tokens
+            self._num_tokens -= num_prompt_tokens + num_outputs
             mailbox.num_open -= 1
             self._drop_if_idle(order.ingress)
             if self._tracer is not None and order.traceparent is not None:
-                num_outputs = num_tokens - ticket.prompt.num_tokens
                 self._tracer.export_part(
                     "engine",
                     order.traceparent,
                     start,
                     {"phi3v.replica": self._name, "gen_ai.usage.output_tokens": num_outputs},
                 )
-        return None if mailbox.is_read else mailbox.take_of(ticket.sequence_id)
+        if is_dead or not mailbox.is_read:
+            return mailbox.take_of(ticket.sequence_id)
+        return None
 
     async def outputs(self, name: str, ingress: str) -> AsyncGenerator[bytes, None]:
         """A Batch for each step. name: ours; the call was routed by it. It ends when there has been
@@ -144,7 +150,13 @@ class EngineReplica:
         if is_stalled(self._engine, self._stall_s):
             raise RuntimeError(f"no step for {self._engine.step_age_s:.0f} s, though there is work")
 
-    def _drop_if_idle(self, ingress: str) -> None:
+    def _drop_if_idle(self, ingress: str, *, even_full: bool = False) -> None:
+        """A full one waits for its reader, whose stream may have broken, though not for ever."""
         mailbox = self._mailboxes.get(ingress)
-        if mailbox is not None and mailbox.is_idle:
+        if mailbox is None or not mailbox.is_idle:
+            return
+        if even_full or mailbox.is_empty:
             del self._mailboxes[ingress]
+        else:
+            drop = partial(self._drop_if_idle, ingress, even_full=True)
+            asyncio.get_running_loop().call_later(_IDLE_S, drop)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -19,7 +20,7 @@ from scoring.logs import configure_logging
 from ..app import create_app
 from ..metrics import Metrics
 from ..served_checkpoint import served_checkpoint
-from ..serving import load_processor
+from ..serving import SWITCH_INTERVAL_S, load_processor
 from ..settings import Settings
 from .fleet import fleet_of
 from .ray_engine import RayEngine
@@ -39,6 +40,7 @@ def ingress_app(settings: Settings) -> Callable[[], FastAPI]:
 
     def build() -> FastAPI:
         configure_logging(settings.log_level.upper(), settings.log_format)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         context = serve.get_replica_context()
         processor = load_processor(settings, served_checkpoint(settings))
 

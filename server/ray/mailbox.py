@@ -20,11 +20,12 @@ class Mailbox:
     def __init__(self) -> None:
         self.num_open = 0
         self._reader: object | None = None
-        self._words: list[TokenOutput | Refused] = []
+        self._words: list[tuple[TokenOutput | Refused, int]] = []
         self._filled = asyncio.Event()
 
-    def put(self, word: TokenOutput | Refused) -> None:
-        self._words.append(word)
+    def put(self, word: TokenOutput | Refused, number: int = 0) -> None:
+        """number: of an output within its sequence."""
+        self._words.append((word, number))
         self._filled.set()
 
     @property
@@ -33,7 +34,12 @@ class Mailbox:
 
     @property
     def is_idle(self) -> bool:
+        """Nobody reads it or writes to it; it may hold words for a reader that comes again."""
         return not self.num_open and not self.is_read
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._words
 
     async def batches(self, idle_s: float) -> AsyncGenerator[bytes, None]:
         """All that is there, as often as something is. It ends once there is nothing for so long,
@@ -59,17 +65,18 @@ class Mailbox:
 
     def take_of(self, sequence_id: str) -> bytes | None:
         """What is there of one sequence."""
-        mine = [word for word in self._words if word.sequence_id == sequence_id]
-        others = [word for word in self._words if word.sequence_id != sequence_id]
+        mine = [entry for entry in self._words if entry[0].sequence_id == sequence_id]
+        others = [entry for entry in self._words if entry[0].sequence_id != sequence_id]
         data = self._encode(mine) if mine else None
         self._words = others
         if others:
             self._filled.set()
         return data
 
-    def _encode(self, words: list[TokenOutput | Refused]) -> bytes:
-        outputs = [word for word in words if isinstance(word, TokenOutput)]
-        errors = [word for word in words if isinstance(word, Refused)]
+    def _encode(self, words: list[tuple[TokenOutput | Refused, int]]) -> bytes:
+        outputs = [word for word, _ in words if isinstance(word, TokenOutput)]
+        numbers = [number for word, number in words if isinstance(word, TokenOutput)]
+        errors = [word for word, _ in words if isinstance(word, Refused)]
         self._words = []
         self._filled.clear()
-        return encode(Batch(time.monotonic(), outputs, errors))
+        return encode(Batch(time.monotonic(), outputs, numbers, errors))

@@ -40,11 +40,13 @@ class Order:
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """All that came of a step for one ingress. sent: on the replica's monotonic clock. errors: the
-    last words of sequences that failed or were not let in."""
+    """All that came of a step for one ingress. sent: on the replica's monotonic clock. numbers: of
+    each output within its sequence, from 0. errors: the last words of sequences that failed or were
+    not let in."""
 
     sent: float
     outputs: list[TokenOutput]
+    numbers: list[int]
     errors: list[Refused]
 
 
@@ -90,7 +92,7 @@ def decode_batch(data: bytes, now: float) -> Batch:
     batch = _batches.decode(data)
     shift = now - batch.sent
     outputs = [_shifted(output, shift) for output in batch.outputs]
-    return Batch(now, outputs, batch.errors)
+    return Batch(now, outputs, batch.numbers, batch.errors)
 
 
 def decode_report(data: bytes) -> Report:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -161,8 +162,9 @@ class RayEngine:
         bounds.check_tokens(self._outboxes.num_queued_tokens, num_prompt_tokens, longest)
 
     async def generate(self, sequence: Sequence) -> AsyncGenerator[TokenOutput, None]:
-        """As AsyncEngine.generate, on the replica that suits best. If that one dies, or there is
-        none left to send it to, EngineNotReadyError: another try will be answered."""
+        """As AsyncEngine.generate, on the replica that suits best; on a second one, if that dies
+        before it has said a word. If it dies later, or there is none left to send it to,
+        EngineNotReadyError: another try will be answered."""
         self.check_ready()
         self.check_room(sequence.num_prompt_tokens)
         order = to_order(sequence, self._ingress, time.monotonic(), TRACEPARENT.get())
@@ -194,26 +196,39 @@ class RayEngine:
     ) -> None:
         """The request's call, from its routing to its end. Cancelled, it aborts the sequence.
         over: the outbox has been emptied."""
+        error = await self._attempt(ticket, order, over)
+        # Not a third time: it may be the request that they die of.
+        if outbox.is_silent and isinstance(error, EngineNotReadyError):
+            self._fleet.ended(ticket.sequence_id)
+            self._fleet.opened(ticket.sequence_id)
+            error = await self._attempt(ticket, replace(order, sent=time.monotonic()), over)
+        outbox.put(error)  # where all was said, nobody reads it
+
+    async def _attempt(self, ticket: Ticket, order: Order, over: asyncio.Event) -> ScoringError:
+        """→ what is to be said where the last word did not come by the stream."""
         response = self._run.remote(ticket, order)
         try:
             missed = await response
             if missed is not None:
+                batch = decode_batch(missed, time.monotonic())
                 replica = self._fleet.replica_of(ticket.sequence_id)
-                self._receive(decode_batch(missed, time.monotonic()), replica)
+                if replica is not None and _tells_of_death(batch):
+                    self._fleet.lost(replica)
+                    return EngineNotReadyError(_LOST)
+                self._receive(batch, replica)
             with suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), _LAST_WORDS_S)
-            error: ScoringError = EngineNotReadyError(_LOST)
         except asyncio.CancelledError:
             await asyncio.to_thread(response.cancel)
             raise
         except BackPressureError:
-            error = EngineOverloadedError("no engine has room for a further request")
+            return EngineOverloadedError("no engine has room for a further request")
         except (RayActorError, RayServeException):
-            error = EngineNotReadyError(_LOST)
+            return EngineNotReadyError(_LOST)
         except Exception:  # whoever waits must hear of it
             logger.exception("a call to a replica failed")
-            error = GenerationError("the request failed in the engine's replica")
-        outbox.put(error)  # where all was said, nobody reads it
+            return GenerationError("the request failed in the engine's replica")
+        return EngineNotReadyError(_LOST)
 
     async def _watch(self) -> None:
         """Have a stream from every replica that takes requests, or has some of ours still. Where no
@@ -259,10 +274,11 @@ class RayEngine:
     def _receive(self, batch: Batch, replica: str | None) -> None:
         """Where a connection breaks before the replica's consent has come, Ray sends a call to
         another, and both may run it."""
-        for output in batch.outputs:
-            self._outboxes.put(output.sequence_id, output, replica)
+        for output, number in zip(batch.outputs, batch.numbers, strict=True):
+            self._outboxes.put(output.sequence_id, output, replica, number)
         for refused in batch.errors:
-            error = to_error(refused)
-            if isinstance(error, EngineDeadError):
-                error = EngineNotReadyError(_LOST)
-            self._outboxes.put(refused.sequence_id, error, replica)
+            self._outboxes.put(refused.sequence_id, to_error(refused), replica)
+
+
+def _tells_of_death(batch: Batch) -> bool:
+    return any(isinstance(to_error(refused), EngineDeadError) for refused in batch.errors)

@@ -71,12 +71,16 @@ class OpenStream:
 
 
 def is_broken_off(running: OpenStream) -> bool:
-    """Read a stream to its end, whichever it is."""
+    """Read a stream to its end, which is [DONE], or an error event and a connection that breaks."""
+    last: dict[str, Any] = {}
     try:
         for line in running.lines:
             running.is_done |= line == "data: [DONE]"
+            if line.startswith("data: {"):
+                last = json.loads(line[6:])
     except httpx.RemoteProtocolError:
         assert not running.is_done
+        assert last["error"]["code"]
         return True
     assert running.is_done
     return False

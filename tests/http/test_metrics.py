@@ -103,6 +103,7 @@ def test_the_gauges_tell_what_runs_what_waits_and_whose_the_blocks_are(
         found = samples(server)
         assert value(found, "phi3v_num_requests_running", engine="0") == 2
         assert value(found, "phi3v_kv_blocks", engine="0", state="used") > 0
+        assert value(found, "phi3v_engine_step_age_seconds", engine="0") >= 0
         assert value(found, "phi3v_engine_state", state="ready") == 1
         assert value(found, "phi3v_engine_state", state="dead") == 0
         assert value(found, "process_resident_memory_bytes") > 0

@@ -2,8 +2,9 @@
 clients, as they are, against clusters.
 
 Those that share a server with others run: it is a cluster here. Left out are those that start a
-server of their own, which are about that process (how it starts and drains, its engine's failures,
-its connections, TLS), and those whose model is a parrot in this process.
+server of their own, most of them about that process (how it starts and drains, its engine's
+failures, its connections, TLS), and those whose model is a parrot in this process. Of the former,
+traces, quotas and metrics have tests of clusters in this folder.
 """
 
 import pytest

@@ -3,12 +3,14 @@
 import asyncio
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator
 from typing import Any
 
 from scoring.engine_client import EngineState
 from scoring.engine_config import EngineLimits
+from scoring.engine_link import to_refused
+from scoring.errors import EngineDeadError
 from scoring.sequence import FinishReason, TokenOutput
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of Ray's own modules
@@ -49,9 +51,14 @@ class ScriptedStream:
 
     def __init__(self) -> None:
         self.said: asyncio.Queue[bytes | Exception] = asyncio.Queue()
+        self._counts: Counter[str] = Counter()
 
     def say(self, *outputs: TokenOutput) -> None:
-        self.said.put_nowait(batch(*outputs))
+        self.said.put_nowait(batch(*outputs, counts=self._counts))
+
+    def lose(self, *outputs: TokenOutput) -> None:
+        """Said, but never heard."""
+        batch(*outputs, counts=self._counts)
 
     def __aiter__(self) -> "ScriptedStream":
         return self
@@ -94,8 +101,20 @@ class _Method:
         self.remote = remote
 
 
-def batch(*outputs: TokenOutput) -> bytes:
-    return encode(Batch(time.monotonic(), list(outputs), []))
+def batch(*outputs: TokenOutput, counts: Counter[str] | None = None) -> bytes:
+    """counts: of what each sequence has said before, which go on."""
+    counts = Counter() if counts is None else counts
+    numbers = []
+    for output in outputs:
+        numbers.append(counts[output.sequence_id])
+        counts[output.sequence_id] += 1
+    return encode(Batch(time.monotonic(), list(outputs), numbers, []))
+
+
+def death(sequence_id: str) -> bytes:
+    """What a replica returns of a request whose engine has died."""
+    refused = to_refused(sequence_id, EngineDeadError("the engine's process has died"))
+    return encode(Batch(time.monotonic(), [], [], [refused]))
 
 
 def last(sequence_id: str, token_id: int) -> TokenOutput:

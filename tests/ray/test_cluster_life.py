@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -24,8 +24,8 @@ _RAYS_PATIENCE_S = 60.0
 
 @pytest.fixture(scope="module")
 def tight(demo_checkpoint: Path, logs: Path) -> Iterator[RunningServer]:
-    """Two engines, each of which takes one request at a time."""
-    flags = ("--replicas", "2", "--max-num-seqs", "1", "--max-queued-requests", "0")
+    """Two engines, each of which runs one request at a time, while two wait."""
+    flags = ("--replicas", "2", "--max-num-seqs", "1", "--max-queued-requests", "2")
     with ready_cluster(logs / "tight.log", demo_checkpoint, *flags) as server:
         yield server
 
@@ -37,11 +37,23 @@ def both_busy(server: RunningServer) -> Iterator[list[OpenStream]]:
     with ExitStack() as streams:
         running = [
             streams.enter_context(opened(server, f"{word} " * 60, max_tokens=1500))
-            for word in ("one", "another")
+            for word in ("one", "two")  # alike long: what comes next has no reason to prefer one
         ]
         for each in running:
             each.take(1)
         yield running
+
+
+@contextmanager
+def waiting(server: RunningServer, number: int) -> Iterator[list[Future[int]]]:
+    """So many requests behind those that run: their statuses, once they are answered."""
+    with ThreadPoolExecutor(number) as threads:
+        asked = [
+            threads.submit(lambda each=each: server.ask(f"{each}", max_tokens=2).status_code)
+            for each in range(number)
+        ]
+        wait_until(lambda: server.state().get("waiting") == number, 15, "they wait")
+        yield asked
 
 
 def names(server: RunningServer) -> set[str]:
@@ -56,21 +68,32 @@ def is_whole_again(server: RunningServer, before: set[str]) -> bool:
 
 
 def test_a_request_too_many_is_a_429(tight: RunningServer) -> None:
-    with both_busy(tight):
-        answer = tight.ask("a third", max_tokens=2)
+    with both_busy(tight), waiting(tight, 4) as others:
+        answer = tight.ask("a seventh", max_tokens=2)
         assert_error(answer, 429, "too_many_requests")
         assert int(answer.headers["retry-after"]) >= 1
+    assert [other.result() for other in others] == [200] * 4
     wait_until(tight.is_idle, 15, "both are free again")
-    assert tight.ask("a third", max_tokens=2).status_code == 200
+    assert tight.ask("a seventh", max_tokens=2).status_code == 200
 
 
-def test_a_killed_replica_takes_its_requests_only(tight: RunningServer) -> None:
+@pytest.mark.parametrize("process", ["replica", "its engine"])
+def test_a_killed_replica_takes_its_running_request_only(
+    tight: RunningServer, process: str
+) -> None:
+    """The engine's process dies with the replica's, which is its parent, or alone."""
     before = names(tight)
-    with both_busy(tight) as running, ThreadPoolExecutor(2) as threads:
-        replica_processes(tight, "Engine")[0].kill()
+    with (
+        both_busy(tight) as running,
+        waiting(tight, 2) as others,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        is_replica = process == "replica"
+        (replica_processes(tight, "Engine") if is_replica else engine_processes(tight))[0].kill()
         broken_off = threads.map(is_broken_off, running)
         wait_until(lambda: is_whole_again(tight, before), _REPLACED_S, "a new replica serves")
         assert sorted(broken_off) == [False, True]
+        assert [other.result() for other in others] == [200, 200]
     assert len(replica_processes(tight, "Engine")) == len(engine_processes(tight)) == 2
     with both_busy(tight):
         pass
@@ -88,14 +111,6 @@ def test_without_an_engine_requests_are_a_503_at_once(tight: RunningServer) -> N
         assert int(answer.headers["retry-after"]) >= 1
     wait_until(lambda: not names(tight) & before, 30, "others have come")
     wait_until(lambda: is_whole_again(tight, before), 60, "two replicas serve")
-
-
-def test_a_dead_engine_is_replaced_with_its_replica(tight: RunningServer) -> None:
-    """The engine's process dies, the replica's, which is its parent, does not."""
-    before = names(tight)
-    engine_processes(tight)[0].kill()
-    wait_until(lambda: is_whole_again(tight, before), _REPLACED_S, "a new replica serves")
-    assert tight.ask("hi", max_tokens=2).status_code == 200
 
 
 def test_a_running_stream_outlives_the_signal_that_ends_the_cluster(tight: RunningServer) -> None:

@@ -73,6 +73,10 @@ def test_a_cluster_is_joined_with_its_token_and_left_as_it_was(
                 lambda log=log_file: "all replicas are ready" in log.read_text(), 300, "ready"
             )
             assert server.ask("hi", max_tokens=2).status_code == 200
+            if len(urls) == 1:
+                another = serve(demo_checkpoint, head.address, **head.variables)
+                assert "the application 'phi3v' is on this cluster already" in refusal(another)
+                assert server.ask("hi", max_tokens=2).status_code == 200
         assert not head.has_application()
         assert head.process.poll() is None
     (url,) = urls

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of Ray's own modules
-    from ray.exceptions import ActorUnavailableError
+    from ray.exceptions import ActorDiedError, ActorUnavailableError
     from ray.serve.exceptions import BackPressureError
 
 from scoring.errors import EngineNotReadyError
@@ -18,7 +18,16 @@ from scoring.router import prompt_key
 from scoring.sequence import Sequence, TokenOutput
 
 from ..engine.scripted import make_sequence
-from .scripted_serve import REPORT, Fleet, RayEngine, ScriptedHandle, batch, last, make_ray_engine
+from .scripted_serve import (
+    REPORT,
+    Fleet,
+    RayEngine,
+    ScriptedHandle,
+    batch,
+    death,
+    last,
+    make_ray_engine,
+)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -139,6 +148,74 @@ def test_a_stream_that_breaks_is_opened_anew(error: Exception) -> None:
             asked = await stage.ask(make_sequence("s"))
             stage.handle.streams["one"][1].say(last("s", 1))
             assert await asked == [1]
+
+    asyncio.run(main())
+
+
+def test_an_answer_with_a_hole_is_an_error() -> None:
+    """A stream broke over a batch, which nobody sent again: the answer went on behind it."""
+
+    async def main() -> None:
+        async with scene("one") as stage:
+            asked = await stage.ask(make_sequence("s"))
+            (stream,) = stage.handle.streams["one"]
+            stream.say(TokenOutput("s", 1))
+            stream.lose(TokenOutput("s", 2))
+            stream.say(TokenOutput("s", 3), last("s", 4))
+            with pytest.raises(EngineNotReadyError, match="lost on its way"):
+                await asked
+            await until(lambda: stage.handle.calls[0].is_cancelled)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["replica", "its engine"])
+def test_a_request_that_waited_where_it_died_goes_to_another(how: str) -> None:
+    async def main() -> None:
+        async with scene("one", "two") as stage:
+            asked = await stage.ask(sequence := make_sequence("s"))
+            stage.accept(sequence, "one")
+            (call,) = stage.handle.calls
+            if how == "replica":
+                call.end.set_exception(ActorDiedError())
+            else:
+                call.end.set_result(death("s"))
+                await until(lambda: set(stage.fleet.reports) == {"two"})
+            await until(lambda: len(stage.handle.calls) == 2)
+            stage.accept(sequence, "two")
+            stage.handle.streams["two"][0].say(last("s", 1))
+            assert await asked == [1]
+
+    asyncio.run(main())
+
+
+def test_a_request_that_two_replicas_died_of_goes_to_no_third() -> None:
+    async def main() -> None:
+        async with scene("one", "two", "three") as stage:
+            asked = await stage.ask(make_sequence("s"))
+            for number in (1, 2):
+                await until(lambda number=number: len(stage.handle.calls) == number)
+                stage.handle.calls[-1].end.set_exception(ActorDiedError())
+            with pytest.raises(EngineNotReadyError, match="the engine that ran this request"):
+                await asked
+            assert len(stage.handle.calls) == 2
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_had_begun_where_it_died_is_not_begun_again() -> None:
+    async def main() -> None:
+        async with scene("one", "two") as stage:
+            asked = await stage.ask(sequence := make_sequence("s"))
+            stage.accept(sequence, "one")
+            (stream,) = stage.handle.streams["one"]
+            stream.say(TokenOutput("s", 1))
+            await until(stream.said.empty)
+            await asyncio.sleep(0.01)
+            stage.handle.calls[0].end.set_exception(ActorDiedError())
+            with pytest.raises(EngineNotReadyError, match="the engine that ran this request"):
+                await asked
+            assert len(stage.handle.calls) == 1
 
     asyncio.run(main())
 
