@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from ..http.running_server import PROJECT
 from .client_process import ClientProcess, client_process
@@ -25,24 +26,28 @@ def python_with(*requirements: str) -> Path:
     """The Python of an environment that has the packages, and is named after the first. Skips the
     test where they cannot be installed."""
     directory = PROJECT / ".venv" / "clients" / requirements[0]
-    python, stamp = directory / "bin" / "python", directory / "installed"
-    wanted = "\n".join(requirements)
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*install, "--retries", "1", *requirements],
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_S,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(
-                f"pip could not install {requirements[0]}: {done.stderr.strip().splitlines()[-1]}"
-            )
-        stamp.write_text(wanted)
-    return python
+    directory.parent.mkdir(exist_ok=True)
+    with FileLock(directory.with_name(f"{directory.name}.lock")):  # files of tests run side by side
+        stamp, wanted = directory / "installed", "\n".join(requirements)
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            _install(directory, requirements)
+            stamp.write_text(wanted)
+    return directory / "bin" / "python"
+
+
+def _install(directory: Path, requirements: tuple[str, ...]) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
+    install = [directory / "bin" / "python", "-m", "pip", "install", "--quiet"]
+    done = subprocess.run(
+        [*install, "--disable-pip-version-check", "--retries", "1", *requirements],
+        capture_output=True,
+        text=True,
+        timeout=_INSTALL_S,
+        check=False,
+    )
+    if done.returncode:
+        why = done.stderr.strip().splitlines()[-1]
+        pytest.skip(f"pip could not install {requirements[0]}: {why}")
 
 
 @contextmanager

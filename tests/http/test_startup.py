@@ -93,7 +93,9 @@ def test_a_command_that_cannot_be_read_is_refused(arguments: list[str], words: l
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no weights here")
     assert_refused(
-        run_command("serve", "--model", str(tmp_path), timeout_s=20), "config.json", "safetensors"
+        run_command("serve", "--port", "0", "--model", str(tmp_path), timeout_s=20),
+        "config.json",
+        "safetensors",
     )
 
 
@@ -120,7 +122,7 @@ def test_a_config_that_is_not_implemented_is_refused_by_name_and_value(
     copy_of_demo: Path, file: str, field: str, value: Any, words: list[str]
 ) -> None:
     change_json(copy_of_demo / file, lambda values: values.update({field: value}))
-    result = run_command("serve", "--model", str(copy_of_demo), timeout_s=20)
+    result = run_command("serve", "--port", "0", "--model", str(copy_of_demo), timeout_s=20)
     assert_refused(result, file, *words)
 
 
@@ -138,7 +140,7 @@ def test_a_file_that_is_broken_or_missing_is_refused_by_name(
     (copy_of_demo / file).unlink()
     if content is not None:
         (copy_of_demo / file).write_text(content)
-    result = run_command("serve", "--model", str(copy_of_demo), timeout_s=20)
+    result = run_command("serve", "--port", "0", "--model", str(copy_of_demo), timeout_s=20)
     assert_refused(result, file)
 
 
