@@ -72,6 +72,8 @@ def test_a_cluster_is_joined_with_its_token_and_left_as_it_was(
             wait_until(
                 lambda log=log_file: "all replicas are ready" in log.read_text(), 300, "ready"
             )
+            # The log is Ray's word; the application has it from the replica's first report.
+            wait_until(lambda on=server: on.state()["status"] == "ready", 30, "it is told")
             assert server.ask("hi", max_tokens=2).status_code == 200
             if len(urls) == 1:
                 another = serve(demo_checkpoint, head.address, **head.variables)
