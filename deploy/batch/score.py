@@ -20,6 +20,10 @@ from pathlib import Path
 
 _START_S = 1800.0  # a cold mount is slow
 _POLL_S = 0.5
+# Unless PHI3V_MAX_REQUEST_S says otherwise. The server's own bound on Azure ML, 170 s, is for
+# online endpoints: an answer that takes longer ends with what it has, and counts as answered.
+_MAX_REQUEST_S = 3600
+_SPARE_S = 60  # so that it is the server that ends it
 _BATCH_SUFFIXES = (".jsonl", ".ndjson")
 _DONE_WITH_FAILED_LINES = 1
 
@@ -54,6 +58,7 @@ class _Server:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.environment = {
+            "PHI3V_MAX_REQUEST_S": str(_MAX_REQUEST_S),
             **os.environ,
             "PHI3V_API_KEY": secrets.token_hex(16),
             "PHI3V_NO_AUTH": "false",
@@ -99,6 +104,7 @@ def _answer(path: Path, server: _Server) -> str:
         [
             *(server.phi3v, "batch", path, part, "--url", server.url),
             *("--concurrency", str(_setting("MAX_NUM_SEQS", 32) * _setting("DATA_PARALLEL", 1))),
+            *("--timeout-s", str(float(server.environment["PHI3V_MAX_REQUEST_S"]) + _SPARE_S)),
         ],
         env=server.environment,
         stdout=subprocess.PIPE,

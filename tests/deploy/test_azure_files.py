@@ -177,6 +177,9 @@ def test_the_server_takes_the_batch_deployments_variables() -> None:
     settings = load(BATCH / "deployment.yml")["settings"]
     variables = settings["environment_variables"] | {"AZUREML_MODEL_DIR": "/var/azureml-model"}
     given = {"host": "127.0.0.1"}  # by the script
-    assert load_settings(given, last_stage().environment | variables).device == "cuda"
+    server = load_settings(given, last_stage().environment | variables)
+    assert server.device == "cuda"
+    assert server.max_request_s == 3600, "nobody gives up after 180 seconds here"
+    assert server.max_request_s < settings["retry_settings"]["timeout"]
     assert settings["output_action"] == "summary_only", "the script writes the answers itself"
     assert settings["error_threshold"] == 0, "a job that lost a file has not succeeded"

@@ -153,6 +153,11 @@ def test_a_file_that_is_no_batch_at_all_fails_its_mini_batch(
     assert len(driver.run(questions)) == 1
 
 
+def test_an_answer_has_an_hour(driver: Driver) -> None:
+    """Its first 170 seconds, an online endpoint's bound, were all that counted as its answer."""
+    assert driver.server().environ()["PHI3V_MAX_REQUEST_S"] == "3600"
+
+
 def test_a_server_that_died_is_started_again(driver: Driver, tmp_path: Path) -> None:
     questions = write_lines(tmp_path / "again.jsonl", [line("a", "hello", max_tokens=3)])
     dead = driver.server()
