@@ -10,8 +10,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 serve: .venv/installed
 	$(BIN)/phi3v serve $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
+# Two files of tests at a time: most wait, for servers to start and for clocks.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
