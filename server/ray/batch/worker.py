@@ -2,13 +2,18 @@
 
 import asyncio
 import os
+import socket
+import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
+import httpx
 import ray
+from ray.util import get_node_ip_address
 
 from ...batch.lines import BadLine, BatchRequest
 from ...batch.local_pictures import with_pictures
@@ -23,18 +28,17 @@ from .parts import Parts
 from .room import Room
 from .source import picture_url
 
-# So that a block's last answers do not have the engine to themselves.
-BLOCKS_AT_ONCE = 2
 _DIED = "the worker or its server died each time that this line was with it alone"
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """flags, variables: of its server. concurrency: lines of a block in flight."""
+    """flags, variables: of its server. concurrency: lines in flight, of all its blocks."""
 
     output: Parts
     flags: list[str]
     variables: dict[str, str]
+    blocks_at_once: int
     concurrency: int
     timeout_s: float
 
@@ -43,17 +47,23 @@ class Worker:
     """What Ray Data calls, for as many blocks at once, with the name of a column and a value.
 
     Whatever kills it, Ray starts it again and gives it its blocks again. What a block's part holds
-    by then is not asked again. A server that dies takes it along: that is the same case.
+    by then is not asked again. A server that dies takes it along: that is the same case. A block
+    that was begun before is without company; one that was begun twice is sent line by line, for it
+    was alone when the worker died.
     """
 
     def __init__(self, options: WorkerOptions, attempts: Any) -> None:
         self._options = options
         self._attempts = attempts
         self._parts = options.output
-        self._room = Room(BLOCKS_AT_ONCE)
+        self._room = Room(options.blocks_at_once)
         self._starting = threading.Lock()
-        self._endpoint: Endpoint | None = None
+        self._client: httpx.AsyncClient | None = None
         self._server = ExitStack()  # ends with this process, which holds its leash
+        # All blocks' lines are sent from one loop, in which they can be counted.
+        self._in_flight = asyncio.Semaphore(options.concurrency)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """A block's JSON → how many of its lines are answered and failed; or why none can be."""
@@ -65,38 +75,66 @@ class Worker:
         return _row(num_answered, num_failed, block.num_bytes)
 
     def _answer(self, block: Block) -> tuple[int, int]:
-        endpoint = self._ready_endpoint()
-        earlier, deaths = ray.get(self._attempts.begin.remote(block.name))
-        alone = earlier > 0
+        client = self._ready_client()
+        num_begun, deaths = ray.get(self._attempts.of.remote(block.name))
         results = _BlockResults(self._parts, block)
-        with self._room.taken(alone=alone):
+        with self._room.taken(alone=num_begun > 0):
+            ray.get(self._attempts.begin.remote(block.name))
+            lines = list(block.lines())
+            sending = self._send(client, lines, results, deaths, one_by_one=num_begun > 1)
             try:
-                asyncio.run(self._send(block, results, endpoint, deaths, alone=alone))
-            except NoServerError:
-                os._exit(1)
+                asyncio.run_coroutine_threadsafe(sending, self._loop).result()
+            except NoServerError as error:
+                _die(str(error))
         results.write()
         ray.get(self._attempts.end.remote(block.name))
         return results.num_answered, len(results.failures)
 
-    def _ready_endpoint(self) -> Endpoint:
-        """Raises NoServerError where a server cannot start: no block would fare better."""
+    def _ready_client(self) -> httpx.AsyncClient:
+        """Of its server. Raises NoServerError where none can start: no block would fare better."""
         with self._starting:
-            if self._endpoint is None:
-                environ = {**os.environ, **self._options.variables}
-                server = own_server(self._options.flags, environ, lambda _: None)
-                self._endpoint = self._server.enter_context(server)
-            return self._endpoint
+            if self._client is None:
+                endpoint = self._start_server()
+                self._client = endpoint.async_client(
+                    self._options.timeout_s, self._options.concurrency + 1
+                )
+            return self._client
+
+    def _start_server(self) -> Endpoint:
+        worker = ray.get_runtime_context().get_actor_id()
+        environ = {**os.environ, **self._options.variables}
+        _log("a server is started")
+        try:
+            server = own_server(self._options.flags, environ, lambda _: None)
+            endpoint = self._server.enter_context(server)
+        except NoServerError as error:
+            pause_s = ray.get(self._attempts.server_failed.remote(worker))
+            if pause_s is None:
+                node = f"{socket.gethostname()} ({get_node_ip_address()})"
+                raise NoServerError(f"on {node}: {error}") from error
+            _die(f"{error}; again in {pause_s:g} s", pause_s)
+        ray.get(self._attempts.server_started.remote(worker))
+        _log(f"its server is ready at {endpoint.url}")
+        return endpoint
 
     async def _send(
         self,
-        block: Block,
+        client: httpx.AsyncClient,
+        lines: list[BatchRequest | BadLine],
         results: "_BlockResults",
-        endpoint: Endpoint,
         deaths: dict[int, int],
         *,
-        alone: bool,
+        one_by_one: bool,
     ) -> None:
-        room = asyncio.Semaphore(1 if alone else self._options.concurrency)
+        block = results.block
+        in_flight = asyncio.Semaphore(1) if one_by_one else self._in_flight
+        sender = Sender(
+            client,
+            str(client.base_url),
+            lambda request: with_pictures(request.body, lambda path: picture_url(block.file, path)),
+            RetryPolicy(),
+            lambda text: _log(f"{block.name}: {text}"),
+        )
 
         async def answer(line: BatchRequest | BadLine) -> None:
             number = line.place.number
@@ -106,7 +144,7 @@ class Worker:
                 results.num_answered += 1
             elif deaths.get(number, 0) >= MAX_DEATHS:
                 results.add(error_of(line.custom_id, "worker_died", _DIED, line.place))
-            elif alone:
+            elif one_by_one:
                 await self._attempts.begin_line.remote(block.name, number)
                 results.add(await sender.send(line))
                 await asyncio.to_thread(results.write)
@@ -115,23 +153,12 @@ class Worker:
                 results.add(await sender.send(line))
 
         async def answer_in_turn(line: BatchRequest | BadLine) -> None:
-            async with room:
+            async with in_flight:
                 await answer(line)
 
-        async with endpoint.async_client(
-            self._options.timeout_s, self._options.concurrency + 1
-        ) as client:
-            sender = Sender(
-                client,
-                endpoint.url,
-                lambda request: with_pictures(
-                    request.body, lambda path: picture_url(block.file, path)
-                ),
-                RetryPolicy(),
-                lambda _: None,
-            )
-            # No TaskGroup: it wraps its errors in groups, and the first one is enough.
-            await asyncio.gather(*map(answer_in_turn, block.lines()))
+        # No TaskGroup: it wraps its errors in groups, and the first one is enough. The others end
+        # with this process, or with the batch.
+        await asyncio.gather(*map(answer_in_turn, lines))
 
 
 @dataclass
@@ -157,6 +184,18 @@ class _BlockResults:
     def write(self) -> None:
         self.parts.write_answers(self.block.name, [*self.before.values(), *self._new])
         self.parts.write_failures(self.block.name, self.failures)
+
+
+def _die(why: str, pause_s: float = 0.0) -> NoReturn:
+    """Ray starts the worker again, where it has room for one."""
+    _log(why)
+    time.sleep(pause_s)
+    os._exit(1)
+
+
+def _log(text: str) -> None:
+    """Into the worker's file among Ray's logs: at the command's stderr there is a bar."""
+    sys.stderr.write(f"phi3v batch: {text}\n")
 
 
 def _row(
