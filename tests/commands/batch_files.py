@@ -3,7 +3,8 @@
 import json
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def line(custom_id: str, content: Any, **body: Any) -> dict[str, Any]:
 def write_lines(path: Path, lines: Iterable[dict[str, Any] | str]) -> Path:
     """Texts stand as they are."""
     texts = (one if isinstance(one, str) else json.dumps(one) for one in lines)
-    path.write_text("".join(f"{text}\n" for text in texts))
+    with path.open("w") as file:
+        file.writelines(f"{text}\n" for text in texts)
     return path
 
 
@@ -81,10 +83,12 @@ def run_batch(
 
 
 @contextmanager
-def started_batch(*arguments: str | Path, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """`phi3v batch …` on its way; killed at the end if it still runs."""
+def started_batch(
+    *arguments: str | Path, program: Sequence[str] = ("-m", "server"), **variables: str
+) -> Iterator["subprocess.Popen[str]"]:
+    """`phi3v batch …` on its way; killed at the end if it still runs. program: what is `phi3v`."""
     process = subprocess.Popen(
-        command("batch", *map(str, arguments)),
+        [sys.executable, *program, "batch", *map(str, arguments)],
         cwd=PROJECT,
         env=environment(**variables),
         stdin=subprocess.DEVNULL,

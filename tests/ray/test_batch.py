@@ -200,41 +200,6 @@ def test_a_killed_worker_loses_and_doubles_nothing(demo_checkpoint: Path, tmp_pa
     assert not parts.failures
 
 
-def test_a_line_that_workers_die_of_is_told_and_its_neighbours_are_answered(
-    demo_checkpoint: Path, tmp_path: Path
-) -> None:
-    """Whoever has the slow line is killed. At first its neighbours are with it, then none are."""
-    source, output = tmp_path / "in.jsonl", tmp_path / "out"
-    slow = line("slow", "Say much", max_tokens=8000)
-    write_lines(source, [line("a", "hi", max_tokens=1), slow, line("c", "hi", max_tokens=1)])
-    arguments = (str(source), str(output), "--model", str(demo_checkpoint), *FLAGS)
-    arguments = (*arguments, "--replicas", "1")
-    killed: list[int] = []
-    busy_since: dict[int, float] = {}
-
-    def kill_who_has_the_slow_line() -> bool:
-        for worker in workers_of(process.pid):
-            if worker.pid in killed:
-                continue
-            if num_running(worker) != 1:
-                busy_since.pop(worker.pid, None)
-            elif time.monotonic() - busy_since.setdefault(worker.pid, time.monotonic()) > 0.5:
-                killed.append(worker.pid)  # the others are answered in a moment
-                worker.send_signal(signal.SIGKILL)
-                return True
-        return False
-
-    with started_batch(*arguments, **VARIABLES) as process:
-        for _ in range(3):
-            wait_until(kill_who_has_the_slow_line, TIMEOUT_S, "a worker has the slow line")
-        _, stderr = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 1, stderr
-    parts = Parts(output)
-    assert sorted(one["custom_id"] for one in parts.answers) == ["a", "c"]
-    (failure,) = parts.failures
-    assert (failure["custom_id"], failure["error"]["code"]) == ("slow", "worker_died")
-
-
 @pytest.mark.parametrize("restart", [False, True])
 def test_where_no_cluster_is_the_output_stays_as_it_is(restart: bool, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [line("a", "hi"), line("b", "hi")])

@@ -38,7 +38,9 @@ def test_a_worker_elsewhere_writes_into_the_commands_output(
 ) -> None:
     parts = Parts(output)
     parts.open(restart=False).close()
-    sent = pickle.dumps(WorkerOptions(parts, [], {}, concurrency=1, timeout_s=1.0))
+    sent = pickle.dumps(
+        WorkerOptions(parts, [], {}, blocks_at_once=2, concurrency=1, timeout_s=1.0)
+    )
     monkeypatch.chdir(elsewhere)
     pickle.loads(sent).output.write_answers("1", [b"{}\n"])
     assert [path.name for path in (here / "out").iterdir()] == ["part-1.jsonl"]

@@ -2,6 +2,7 @@
 
 source.py    files, local or at a URL; JSONL or Parquet → lines, from any place on
 blocks.py    lines → blocks of at most 64, with what is known of them already
+work.py      all that is to be asked, and how many blocks of it a worker has at once
 attempts.py  how often each block and line was begun, and not ended
 worker.py    keeps a server; a block → its answers
 parts.py     the output: a file for each block's answers, one for its failures

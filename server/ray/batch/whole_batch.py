@@ -19,10 +19,11 @@ from ...settings import Settings
 from ..connection import connection
 from ..engine_resources import engine_resources
 from .attempts import Attempts
-from .blocks import Block, find_blocks
+from .blocks import find_blocks
 from .parts import Parts
 from .source import find_files
-from .worker import BLOCKS_AT_ONCE, Worker, WorkerOptions
+from .work import Work
+from .worker import Worker, WorkerOptions
 
 # Descriptions that travel together, at the most: a task of Ray's for each block of lines would keep
 # its scheduler busy in a batch of millions.
@@ -44,23 +45,24 @@ def run_on_cluster(
     connection."""
     files = find_files(input_location, output_location)
     parts = Parts(output_location)
-    room = concurrency or settings.max_num_seqs
-    options = WorkerOptions(
-        output=parts,
-        flags=["--cluster", "none", *flags],
-        variables={name: value for name, value in environ.items() if name.startswith("PHI3V_")},
-        concurrency=-(-room // BLOCKS_AT_ONCE),
-        timeout_s=timeout_s,
-    )
+    concurrency = concurrency or settings.max_num_seqs
     progress = BatchProgress(None)  # of nothing: a signal may come before the input is read
     # Until there is a cluster, the output stays as it is. Ray's own handlers of signals come before
     # ours.
     with connection(settings, log_to_driver=False), _stopped_by_signals() as stopped:
-        blocks, num_skipped = _unanswered(files, parts, restart=restart)
-        with BatchProgress(sum(block.num_bytes for block in blocks)) as progress:
-            progress.skipped(0, num_skipped)
+        work = _unanswered(files, parts, restart=restart)
+        options = WorkerOptions(
+            output=parts,
+            flags=["--cluster", "none", *flags],
+            variables={name: value for name, value in environ.items() if name.startswith("PHI3V_")},
+            blocks_at_once=work.blocks_at_once(concurrency),
+            concurrency=concurrency,
+            timeout_s=timeout_s,
+        )
+        with BatchProgress(work.num_bytes) as progress:
+            progress.skipped(0, work.num_answered)
             try:
-                for row in _rows(blocks, options, settings):
+                for row in _rows(work.blocks, options, settings):
                     if row["error"]:
                         raise ClientError(row["error"])
                     progress.done(row["num_bytes"], row["num_answered"], row["num_failed"])
@@ -70,20 +72,16 @@ def run_on_cluster(
     return Outcome(progress.counts, progress.num_failed, stopped.signal)
 
 
-def _unanswered(files: list[str], parts: Parts, *, restart: bool) -> tuple[list[Block], int]:
-    """The blocks in which something is to be asked, and how many lines of the input are answered
-    already."""
-    blocks, num_answered = [], 0
+def _unanswered(files: list[str], parts: Parts, *, restart: bool) -> Work:
+    work = Work()
     with closing(parts.open(restart=restart)) as answered:
         for block in find_blocks(files, answered):
-            num_answered += len(block.answered)
-            if block.num_lines > len(block.answered):
-                blocks.append(block)
-    return blocks, num_answered
+            work.add(block)
+    return work
 
 
 def _rows(
-    blocks: list[Block], options: WorkerOptions, settings: Settings
+    blocks: list[str], options: WorkerOptions, settings: Settings
 ) -> Iterator[dict[str, Any]]:
     if not blocks:
         return
@@ -94,9 +92,7 @@ def _rows(
         ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
     )
     resources = engine_resources(settings)
-    dataset = from_items(
-        [block.to_json() for block in blocks], override_num_blocks=min(len(blocks), _TASKS)
-    )
+    dataset = from_items(blocks, override_num_blocks=min(len(blocks), _TASKS))
     yield from dataset.map_batches(
         Worker,
         fn_constructor_args=(options, attempts),
@@ -104,7 +100,7 @@ def _rows(
         compute=ActorPoolStrategy(
             min_size=settings.replicas,
             max_size=settings.max_replicas or settings.replicas,
-            max_concurrent_calls_per_actor=BLOCKS_AT_ONCE,
+            max_concurrent_calls_per_actor=options.blocks_at_once,
             enable_true_multi_threading=True,
         ),
         num_cpus=resources["num_cpus"],
