@@ -6,16 +6,19 @@ import threading
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from ..commands.batch_files import line, started_batch, write_lines
 from ..http.running_server import wait_until
-from .test_batch import FLAGS, TIMEOUT_S, VARIABLES, Parts, workers_of
+from .test_batch import FLAGS, TIMEOUT_S, VARIABLES, Parts, num_running, workers_of
 
 _MIB = 1 << 20
 # What a process's peak may differ by between two runs of the same size.
 _NOISE = 64 * _MIB
+# A worker that held all the lines it has had would have twice as much.
+_NOTE = "x" * 60_000
 
 
 class _Peaks:
@@ -41,13 +44,20 @@ class _Peaks:
         self._thread.join()
 
 
+def _large_line(number: int) -> dict[str, Any]:
+    """With what a message may have, and no server looks at."""
+    large = line(f"l{number}", f"Say {number}", max_tokens=2)
+    large["body"]["messages"][0]["note"] = _NOTE
+    return large
+
+
 def _run(model: Path, folder: Path, num_lines: int, num_kills: int) -> _Peaks:
-    """A batch with one line of a hundred wrong in one of four ways."""
+    """A batch with one line of a hundred wrong in one of four ways, and workers killed at work."""
     folder.mkdir()
     source, output = folder / "in.jsonl", folder / "out"
     bad = {number for number in range(num_lines) if number % 100 == 50}
 
-    def poison(number: int) -> dict[str, object] | str:
+    def poison(number: int) -> dict[str, Any]:
         picture = {"type": "image_url", "image_url": {"url": "missing.png"}}
         return (
             line(f"l{number}", "hi", max_tokens=-1),
@@ -58,12 +68,15 @@ def _run(model: Path, folder: Path, num_lines: int, num_kills: int) -> _Peaks:
 
     write_lines(
         source,
-        (
-            poison(number) if number in bad else line(f"l{number}", f"Say {number}", max_tokens=2)
-            for number in range(num_lines)
-        ),
+        (poison(number) if number in bad else _large_line(number) for number in range(num_lines)),
     )
     arguments = (str(source), str(output), "--model", str(model), *FLAGS)
+    killed: list[psutil.Process] = []
+
+    def working() -> psutil.Process | None:
+        others = (worker for worker in workers_of(process.pid) if worker not in killed)
+        return next((worker for worker in others if num_running(worker)), None)
+
     with started_batch(*arguments, **VARIABLES) as process:
         peaks = _Peaks(psutil.Process(process.pid))
         for kill in range(num_kills):
@@ -71,10 +84,13 @@ def _run(model: Path, folder: Path, num_lines: int, num_kills: int) -> _Peaks:
             wait_until(
                 lambda parts=parts: len(list(output.glob("part-*"))) >= parts, TIMEOUT_S, "parts"
             )
-            workers_of(process.pid)[0].send_signal(signal.SIGKILL)
+            killed.append(wait_until(working, TIMEOUT_S, "a worker is at work"))
+            killed[-1].send_signal(signal.SIGKILL)
+            wait_until(lambda: not killed[-1].is_running(), TIMEOUT_S, "it is dead")
         _, stderr = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 1, stderr
         peaks.stop()
+    source.unlink()
     parts = Parts(output)
     assert parts.ids == Counter({f"l{number}": 1 for number in range(num_lines)})
     assert {one["custom_id"] for one in parts.failures} == {f"l{number}" for number in bad}
