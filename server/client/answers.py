@@ -17,7 +17,7 @@ def to_error(response: httpx.Response) -> AnswerError:
     status = response.status_code
     sentence = f"{status} {message_of(_json(response)) or response.reason_phrase}"
     wait_s = retry_after_s(response)
-    if wait_s is not None:
+    if wait_s is not None and "; try again in " not in sentence:
         sentence += f"; try again in {wait_s:.0f} s"
     return (RightsError if status in (401, 403) else AnswerError)(sentence)
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from ..http.running_server import PROJECT, command, environment
 
-_WAIT_S = 20.0
+_WAIT_S = 30.0
 
 
 class Terminal:
@@ -59,7 +59,7 @@ class Terminal:
 def in_terminal(*arguments: str, **variables: str) -> Iterator[Terminal]:
     """The command is hung up on at the end, if it still runs."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (40, 120))
+    termios.tcsetwinsize(theirs, (40, 200))
     process = subprocess.Popen(
         command(*arguments),
         cwd=PROJECT,

@@ -275,6 +275,7 @@ def test_a_full_server_is_told_with_when_to_come_back(demo_checkpoint: Path) -> 
             if "429" in terminal.expect("> "):
                 break
     assert re.search(r"429 .*; try again in \d+ s \(/retry", terminal.screen)
+    assert terminal.screen.count("try again") == 1
 
 
 def test_a_server_that_goes_away_is_one_line(demo_checkpoint: Path) -> None:

@@ -46,7 +46,7 @@ def test_times_of_outputs_are_on_the_readers_clock() -> None:
     first = TokenOutput("one", 7, begun=90.0, encoded=95.0)
     last = TokenOutput("one", 8, FinishReason.LENGTH)
     refused = to_refused("two", EngineOverloadedError("full"))
-    batch = decode_batch(encode(Batch(100.0, [first, last], [refused])), 1000.0)
+    batch = decode_batch(encode(Batch(100.0, [first, last], [0, 1], [refused])), 1000.0)
     assert (batch.outputs[0].begun, batch.outputs[0].encoded) == (990.0, 995.0)
     assert batch.outputs[1] == last
     assert batch.errors == [refused]

@@ -265,7 +265,7 @@ def test_a_file_that_is_missing_or_no_object_is_named(shared, tmp_path, file, co
 
 
 def test_every_card_loads():
-    assert card_ids() == ["demo", PHI_3, PHI_3_5]
+    assert card_ids() == ["demo", "demo-random", PHI_3, PHI_3_5]
     for card_id in card_ids():
         card = load_card(card_id)
         assert card.id == card_id
@@ -293,7 +293,7 @@ def test_an_unknown_card_is_refused_and_the_known_ones_named(card_id):
         load_card(card_id)
 
     assert repr(card_id) in str(refusal.value)
-    assert f"demo, {PHI_3}, {PHI_3_5}" in str(refusal.value)
+    assert f"demo, demo-random, {PHI_3}, {PHI_3_5}" in str(refusal.value)
 
 
 @pytest.mark.parametrize(
