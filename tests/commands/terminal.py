@@ -59,11 +59,13 @@ class Terminal:
 def in_terminal(*arguments: str, **variables: str) -> Iterator[Terminal]:
     """The command is hung up on at the end, if it still runs."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (40, 200))
+    termios.tcsetwinsize(theirs, (40, 120))
+    env = environment(TERM="xterm", INPUTRC="/dev/null", **variables)
+    env.pop("COLUMNS", None)  # of whoever runs the tests
     process = subprocess.Popen(
         command(*arguments),
         cwd=PROJECT,
-        env=environment(TERM="xterm", INPUTRC="/dev/null", **variables),
+        env=env,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

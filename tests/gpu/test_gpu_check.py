@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import os
 import signal
 import subprocess
@@ -137,7 +138,9 @@ def test_memory_that_grows_with_each_step_is_found_out(tiny):
             step = engine.step
 
             def leaking_step():
-                kept.append(bytes(range(256)) * (4 << 12))  # 4 MiB
+                # Pages that were nobody's before, whatever the process has freed.
+                kept.append(mmap.mmap(-1, 4 << 20))
+                kept[-1].write(bytes(4 << 20))
                 return step()
 
             engine.step = leaking_step
