@@ -22,9 +22,12 @@ def below(prefix: bytes, base_url: str) -> Iterator[str]:
                 rest = rest.replace(b"Connection: keep-alive", b"Connection: close")
                 requests.write(b" ".join((method, path.removeprefix(prefix), rest)))
                 upload = asyncio.create_task(_copy(reader, requests))
-                await _copy(answers, writer)
-                upload.cancel()
-                requests.close()
+                try:
+                    await _copy(answers, writer)
+                finally:
+                    upload.cancel()
+                    requests.close()
+                    writer.close()
         writer.close()
 
     loop = asyncio.new_event_loop()
@@ -55,3 +58,4 @@ async def _stop(server: asyncio.Server) -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0.1)  # what is closing is closed, before the loop is
