@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from threading import Thread
 from urllib.parse import urlsplit
 
@@ -14,21 +14,17 @@ def below(prefix: bytes, base_url: str) -> Iterator[str]:
     server = urlsplit(base_url)
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        with closing(writer), suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             method, path, rest = head.split(b" ", 2)
             if path.startswith(prefix + b"/"):
                 answers, requests = await asyncio.open_connection(server.hostname, server.port)
-                rest = rest.replace(b"Connection: keep-alive", b"Connection: close")
-                requests.write(b" ".join((method, path.removeprefix(prefix), rest)))
-                upload = asyncio.create_task(_copy(reader, requests))
-                try:
+                with closing(requests):
+                    rest = rest.replace(b"Connection: keep-alive", b"Connection: close")
+                    requests.write(b" ".join((method, path.removeprefix(prefix), rest)))
+                    upload = asyncio.create_task(_copy(reader, requests))
                     await _copy(answers, writer)
-                finally:
                     upload.cancel()
-                    requests.close()
-                    writer.close()
-        writer.close()
 
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="prefix proxy")
