@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -82,6 +82,12 @@ def num_running(worker: psutil.Process) -> int:
                     url = f"http://127.0.0.1:{connection.laddr.port}/health/ready"
                     return int(httpx.get(url).json().get("running", 0))
     return 0
+
+
+def working(pid: int, killed: Sequence[psutil.Process] = ()) -> psutil.Process | None:
+    """A batch's worker whose engine runs requests, none of those that were killed."""
+    others = (worker for worker in workers_of(pid) if worker not in killed)
+    return next((worker for worker in others if num_running(worker)), None)
 
 
 def test_files_of_both_kinds_are_answered_and_gone_on_with(

@@ -12,7 +12,7 @@ import psutil
 
 from ..commands.batch_files import line, started_batch, write_lines
 from ..http.running_server import wait_until
-from .test_batch import FLAGS, TIMEOUT_S, VARIABLES, Parts, num_running, workers_of
+from .test_batch import FLAGS, TIMEOUT_S, VARIABLES, Parts, workers_of, working
 
 _MIB = 1 << 20
 # What a process's peak may differ by between two runs of the same size.
@@ -73,10 +73,6 @@ def _run(model: Path, folder: Path, num_lines: int, num_kills: int) -> _Peaks:
     arguments = (str(source), str(output), "--model", str(model), *FLAGS)
     killed: list[psutil.Process] = []
 
-    def working() -> psutil.Process | None:
-        others = (worker for worker in workers_of(process.pid) if worker not in killed)
-        return next((worker for worker in others if num_running(worker)), None)
-
     with started_batch(*arguments, **VARIABLES) as process:
         peaks = _Peaks(psutil.Process(process.pid))
         for kill in range(num_kills):
@@ -84,7 +80,9 @@ def _run(model: Path, folder: Path, num_lines: int, num_kills: int) -> _Peaks:
             wait_until(
                 lambda parts=parts: len(list(output.glob("part-*"))) >= parts, TIMEOUT_S, "parts"
             )
-            killed.append(wait_until(working, TIMEOUT_S, "a worker is at work"))
+            killed.append(
+                wait_until(lambda: working(process.pid, killed), TIMEOUT_S, "a worker is at work")
+            )
             killed[-1].send_signal(signal.SIGKILL)
             wait_until(lambda: not killed[-1].is_running(), TIMEOUT_S, "it is dead")
         _, stderr = process.communicate(timeout=TIMEOUT_S)

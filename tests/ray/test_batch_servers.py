@@ -8,13 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from server.ray.batch.attempts import Attempts
 
 from ..commands.batch_files import line, started_batch, write_lines
 from ..http.running_server import wait_until
-from .test_batch import FLAGS, TIMEOUT_S, VARIABLES, Parts, num_running, workers_of
+from .test_batch import FLAGS, TIMEOUT_S, VARIABLES, Parts, workers_of, working
 
 
 class WorkerLogs:
@@ -29,10 +27,6 @@ class WorkerLogs:
             with suppress(FileNotFoundError):  # it has just ended
                 self._files.add(Path(os.readlink(f"/proc/{worker.pid}/fd/2")))
         return "".join(file.read_text() for file in self._files)
-
-
-def working(pid: int) -> psutil.Process | None:
-    return next((worker for worker in workers_of(pid) if num_running(worker)), None)
 
 
 def after_a_death_without_the_model(
