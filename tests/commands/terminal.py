@@ -1,5 +1,6 @@
 """`phi3v …` in a pseudo-terminal, as a user has it before them."""
 
+import codecs
 import os
 import pty
 import select
@@ -22,6 +23,8 @@ class Terminal:
         self.process = process
         self.screen = ""
         self._descriptor = descriptor
+        # A character may come in two reads.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._seen = 0
 
     def type(self, text: str) -> None:
@@ -50,7 +53,7 @@ class Terminal:
     def _read(self) -> None:
         if select.select([self._descriptor], [], [], 0.05)[0]:
             try:
-                self.screen += os.read(self._descriptor, 65536).decode(errors="replace")
+                self.screen += self._decoder.decode(os.read(self._descriptor, 65536))
             except OSError:  # the command is gone, and its end of the terminal
                 time.sleep(0.05)
 
