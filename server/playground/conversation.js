@@ -1,5 +1,6 @@
 // The turns of a chat, and how they look.
 
+import { laidOut } from "./json.js";
 import { element, render } from "./markdown.js";
 
 // How far from its end the log may be, in pixels, and still be taken to be there.
@@ -56,8 +57,7 @@ export class Conversation {
   /** An answer by a schema, laid out. */
   writeJson(turn) {
     try {
-      const laidOut = JSON.stringify(JSON.parse(turn.text), null, 2);
-      turn.words.replaceChildren(element("pre", element("code", laidOut)));
+      turn.words.replaceChildren(element("pre", element("code", laidOut(turn.text))));
     } catch {
       // Cut off, then: it stays as it came.
     }

@@ -15,7 +15,7 @@ const question = byId("question");
 const endpoint = location.href.replace(/[?#].*/, "").replace(/\/playground$/, "");
 let model = null;
 let answering = null; // an AbortController while an answer comes
-const attachment = new Attachment(() => model && { ...model.images, num_crops: settings.numCrops(model) });
+const attachment = new Attachment(() => model && { ...model.images, num_crops: settings.numCrops(model) }, showCode);
 const editing = new Editing(attachment);
 
 // The model: known as soon as the server tells, which may take a key, and the weights' time.
@@ -31,18 +31,28 @@ async function meetModel() {
     byId("notice").textContent = model.notice ?? "";
     const health = await getHealth();
     const isLoading = health.status === "loading" || health.status === "starting";
-    byId("status").textContent =
-      isLoading ? `loading, ${Math.round(health.percent)} %`
-      : model.context_length ? `${health.status} · context ${model.context_length.toLocaleString("en")} tokens`
-      : health.status;
+    const context = model.context_length && !isLoading && ` · context ${model.context_length.toLocaleString("en")} tokens`;
+    say("status", health.status + (context || ""));
+    byId("progress").textContent = isLoading ? `${Math.round(health.percent)} %` : "";
     if (!model.context_length || health.status === "warming") setTimeout(meetModel, 1000);
     attachment.show();
+    showCode();
   } catch (error) {
-    const isRefused = error instanceof ServerError && (error.status === 401 || error.status === 403);
-    byId("status").textContent = isRefused ? "This server wants a key: it goes below Sampling." : "The server does not answer.";
-    if (isRefused) byId("key").focus();
+    const isKeyWanted = error.status === 401;
+    say("status", isKeyWanted ? "This server wants a key: it goes below Sampling." : messageOf(error));
+    byId("progress").textContent = "";
+    if (isKeyWanted) byId("key").focus();
     else setTimeout(meetModel, 2000);
   }
+}
+
+/** Say it to a screen reader, too, once. */
+function say(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text;
+}
+
+function messageOf(error) {
+  return error instanceof ServerError ? error.message : "The server does not answer.";
 }
 
 // Asking.
@@ -55,9 +65,9 @@ function ask(text, withPicture) {
   edit.addEventListener("click", () => {
     answering?.abort();
     editing.begin(turn);
-    showCode();
   });
   turn.footer.append(edit);
+  showCode();
   return answer();
 }
 
@@ -77,6 +87,7 @@ async function answer() {
   const turn = conversation.add("assistant", "");
   const begun = performance.now();
   const seen = { first: null, usage: null, timings: null, reason: null };
+  say("announcement", "");
   setAnswering(new AbortController());
   try {
     for await (const event of streamChat(body, settings.key(), answering.signal)) {
@@ -90,10 +101,12 @@ async function answer() {
       seen.timings = event.timings_ms ?? seen.timings;
     }
     if (body.response_format) conversation.writeJson(turn);
-    byId("announcement").textContent = turn.text;
+    say("announcement", turn.text);
   } catch (error) {
-    if (error.name === "AbortError") seen.reason = "stopped";
-    else conversation.fail(turn, error instanceof ServerError ? error.message : "The server does not answer.");
+    if (error.name === "AbortError") {
+      seen.reason = "stopped";
+      say("announcement", "Stopped.");
+    } else conversation.fail(turn, messageOf(error));
     if (error.status === 401) byId("key").focus();
   } finally {
     setAnswering(null);
@@ -167,8 +180,9 @@ async function copyCode() {
 
 // Everything that a hand can do.
 
-byId("composer").addEventListener("submit", (event) => {
+byId("composer").addEventListener("submit", async (event) => {
   event.preventDefault();
+  if (!(await attachment.isThere())) return;
   const text = question.value.trim();
   if (!text || answering || !model || !isSound()) return;
   const picture = attachment.picture;
@@ -179,7 +193,9 @@ byId("composer").addEventListener("submit", (event) => {
   ask(text, picture);
 });
 question.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  // The Enter that ends a word of Chinese, say: in Safari only its code tells.
+  const isComposing = event.isComposing || event.keyCode === 229;
+  if (event.key === "Enter" && !event.shiftKey && !isComposing) {
     event.preventDefault();
     byId("composer").requestSubmit();
   }
@@ -193,13 +209,15 @@ byId("clear").addEventListener("click", () => {
   if (editing.turn) editing.cancel();
   if (conversation.turns.length) conversation.cutFrom(conversation.turns[0]);
   byId("welcome").hidden = false;
+  say("announcement", "");
   question.focus();
+  showCode();
 });
 for (const button of document.querySelectorAll("[data-sample]")) {
-  button.addEventListener("click", async () => {
-    await attachment.attachSample(button.dataset.sample);
+  button.addEventListener("click", () => {
     question.value = button.dataset.question;
     question.focus();
+    attachment.attachSample(button.dataset.sample);
   });
 }
 byId("copy").addEventListener("click", copyCode);

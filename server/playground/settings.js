@@ -61,14 +61,19 @@ function schema() {
   }
 }
 
+/** Show the schema, and what is wrong with it: the focus has a reader read it. */
 export function showSchema() {
   select(byId("tab-schema"));
+  byId("schema").focus();
 }
 
 /** onChange: called after any of it has changed, or a panel is shown. */
 export function setUp(onChange) {
   for (const output of document.querySelectorAll("output")) {
     byId(output.htmlFor.value).addEventListener("input", () => showValue(output));
+  }
+  for (const id of ["schema", "use-schema"]) {
+    byId(id).addEventListener("input", () => (byId("schema-error").textContent = ""));
   }
   document.querySelector("aside").addEventListener("input", onChange);
   const tabs = [...document.querySelectorAll('[role="tab"]')];

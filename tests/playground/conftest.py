@@ -14,7 +14,14 @@ from ..http.parrot import Parrot, ParrotServer, parrot_server
 __all__ = ["demo", "demo_checkpoint", "logs"]
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
+ELSEWHERE = "playground.test"
+"""A name of this machine that does not say so."""
 WAIT_MS = 15_000
+_ARGS = [
+    # Its own sandbox needs rights that containers do not give; all it sees is our own page.
+    "--no-sandbox",
+    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
+]
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +31,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.skip(f"none of {', '.join(_NAMES)} is installed")
     with sync_playwright() as playwright:
-        # Its own sandbox needs rights that containers do not give; all it sees is our own page.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=_ARGS)
         yield browser
         browser.close()
 

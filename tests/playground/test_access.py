@@ -106,6 +106,24 @@ def test_an_answer_by_a_schema_is_laid_out(page: Page, demo: RunningServer) -> N
     assert json.loads(answer.locator("pre").inner_text()).keys() == {"ok"}
 
 
+def test_an_answer_is_laid_out_as_it_was_written(page: Page, parrot: ParrotServer) -> None:
+    """Numbers that JavaScript would write in another way, and names that it would sort."""
+    visit(page, parrot.base_url)
+    page.get_by_role("tab", name="JSON schema").click()
+    page.get_by_label("Answer in JSON by this schema").check()
+    answer = answer_to(page, '{"b": 1.0, "2": [90071992547409931, {}], "a": "x,{\\"y"}')
+    assert answer.locator("pre").inner_text().split("\n") == [
+        "{",
+        '  "b": 1.0,',
+        '  "2": [',
+        "    90071992547409931,",
+        "    {}",
+        "  ],",
+        '  "a": "x,{\\"y"',
+        "}",
+    ]
+
+
 def test_a_schema_that_is_no_json_is_pointed_out(page: Page, parrot: ParrotServer) -> None:
     visit(page, parrot.base_url)
     page.get_by_role("tab", name="JSON schema").click()
@@ -116,7 +134,10 @@ def test_a_schema_that_is_no_json_is_pointed_out(page: Page, parrot: ParrotServe
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#schema-error")).to_contain_text("The schema is not JSON")
     expect(page.locator("#schema-error")).to_be_visible()
+    expect(page.locator("#schema")).to_be_focused()
     expect(page.get_by_label("Question")).to_have_value("Well?")
+    page.get_by_label("Answer in JSON by this schema").uncheck()
+    expect(page.locator("#schema-error")).to_have_text("")
 
 
 def test_an_answer_outlives_a_retry_that_cannot_be_sent(page: Page, parrot: ParrotServer) -> None:

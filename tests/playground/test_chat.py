@@ -1,6 +1,8 @@
 """A chat on the page, with a model that says what it is told."""
 
+import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -8,6 +10,7 @@ from playwright.sync_api import Page, expect
 from ..http.conftest import KEY
 from ..http.parrot import Parrot, ParrotServer, parrot_server
 from ..http.running_server import assert_well, wait_until
+from .conftest import ELSEWHERE
 from .talk import answer_to, ask, visit, whole_answer
 
 
@@ -56,6 +59,27 @@ def test_markdown_becomes_headings_lists_and_code(page: Page, parrot: ParrotServ
     expect(answer.locator("pre")).to_have_text("a < b")
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("```print(1)``` it is", "<p><code>print(1)</code> it is</p>"),
+        ("*.py and *.js, 5 *x + 3 * y", "<p>*.py and *.js, 5 *x + 3 * y</p>"),
+        (
+            "1. one\n- a\n- b\n2. two",
+            "<ol><li>one</li></ol><ul><li>a</li><li>b</li></ul><ol><li>two</li></ol>",
+        ),
+    ],
+)
+def test_nothing_is_lost_in_markdown(
+    page: Page, parrot: ParrotServer, text: str, shown: str
+) -> None:
+    visit(page, parrot.base_url)
+    answer = answer_to(page, text)
+    assert re.sub(r' start="\d"', "", answer.inner_html()) == shown
+    numbers = [element.get_attribute("start") for element in answer.locator("ol").all()]
+    assert numbers == ["1", "2"][: len(numbers)]
+
+
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_stop_stops_the_server_too(page: Page, demo_checkpoint: Path, how: str) -> None:
     slow = Parrot(demo_checkpoint, step_s=0.05)
@@ -70,6 +94,7 @@ def test_stop_stops_the_server_too(page: Page, demo_checkpoint: Path, how: str) 
         else:
             page.keyboard.press("Escape")
         expect(page.locator(".turn.assistant footer")).to_contain_text("stopped")
+        expect(page.locator("#announcement")).to_have_text("Stopped.")
         wait_until(server.is_idle, 5, "the server has stopped, too")
         assert answer.inner_text().count("word") < 100
         expect(page.get_by_role("button", name="Send")).to_be_enabled()
@@ -143,6 +168,11 @@ def test_a_server_that_is_gone_is_an_error_not_a_hang(page: Page, demo_checkpoin
     page.route("**/v1/chat/completions", lambda route: route.abort())
     ask(page, "anybody there?")
     expect(page.locator(".turn .error")).to_have_text("The server does not answer.")
+
+
+def test_a_refusal_of_another_kind_is_not_about_keys(page: Page, parrot: ParrotServer) -> None:
+    page.goto(f"http://{ELSEWHERE}:{urlsplit(parrot.base_url).port}/playground")
+    expect(page.locator("#status")).to_contain_text("start it with --api-key, or with --no-auth")
 
 
 def test_a_key_is_asked_for_and_kept_nowhere(page: Page, demo_checkpoint: Path) -> None:

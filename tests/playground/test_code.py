@@ -82,6 +82,25 @@ def test_a_schema_and_a_key_are_in_the_program(page: Page, parrot: ParrotServer)
     compile(code_of(page, "python"), "code.py", "exec")
 
 
+def test_it_follows_what_is_being_asked(page: Page, parrot: ParrotServer) -> None:
+    visit(page, parrot.base_url)
+    page.get_by_role("tab", name="Code").click()
+    code = page.locator("#code")
+    page.get_by_role("button", name="What number is this?").click()
+    expect(code).to_contain_text("What number is this?")
+    expect(code).to_contain_text("sample-number.png")
+    page.get_by_role("button", name="Remove picture").click()
+    expect(code).not_to_contain_text("sample-number.png")
+    answer_to(page, "Well?")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Question").fill("Better?")
+    expect(code).to_contain_text("Better?")
+    page.get_by_role("button", name="Cancel edit").click()
+    expect(code).to_contain_text("Well?")
+    page.get_by_role("button", name="New chat").click()
+    expect(code).not_to_contain_text("Well?")
+
+
 def test_it_can_be_copied(page: Page, parrot: ParrotServer) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     visit(page, parrot.base_url)

@@ -104,6 +104,79 @@ def test_a_picture_can_be_pasted_and_dropped(page: Page, parrot: ParrotServer, k
     assert page.locator(".turn.user img").count() == 0
 
 
+_DROP = """bytes => {
+  for (const [name, content] of bytes) {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(content)], name, { type: "image/png" }));
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+  }
+}"""
+
+
+def test_a_question_waits_for_its_picture(page: Page, parrot: ParrotServer) -> None:
+    visit(page, parrot.base_url)
+    page.get_by_label("Question").fill("What is it?")
+    page.evaluate(
+        f"bytes => {{ ({_DROP})(bytes); document.getElementById('send').click(); }}",
+        [["large.png", list(plain_png(1500, 1500))]],
+    )
+    whole_answer(page)
+    expect(page.locator(".turn.user img")).to_have_attribute("alt", "Picture: large.png")
+    expect(page.locator("#attachment")).to_be_hidden()
+    expect(page.get_by_label("Question")).to_have_value("")
+
+
+def test_a_question_whose_picture_cannot_be_read_is_not_sent(
+    page: Page, parrot: ParrotServer
+) -> None:
+    visit(page, parrot.base_url)
+    attach(page, "good.png", plain_png(20, 10))
+    expect(page.locator("#picture-facts")).to_contain_text("good.png")
+    page.get_by_label("Question").fill("What is it?")
+    page.evaluate(
+        f"bytes => {{ ({_DROP})(bytes); document.getElementById('send').click(); }}",
+        [["bad.png", list(b"no picture")]],
+    )
+    expect(page.locator("#picture-error")).to_contain_text("bad.png is not a picture")
+    expect(page.locator("#picture-facts")).to_contain_text("good.png")
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(page.get_by_label("Question")).to_have_value("What is it?")
+
+
+def test_the_last_of_two_pictures_stays(page: Page, parrot: ParrotServer) -> None:
+    visit(page, parrot.base_url)
+    page.evaluate(
+        _DROP,
+        [["slow.png", list(plain_png(1500, 1500))], ["quick.png", list(plain_png(20, 10))]],
+    )
+    expect(page.locator("#picture-facts")).to_contain_text("quick.png")
+    page.wait_for_timeout(500)
+    expect(page.locator("#picture-facts")).to_contain_text("quick.png")
+
+
+_HAND_OVER_TEXT = """kind => {
+  const data = new DataTransfer();
+  data.setData("text/plain", "a1\\tb1");
+  let event;
+  if (kind === "paste") {
+    data.setData("text/html", "<table>…</table>");
+    data.items.add(new File([new Uint8Array(9)], "cells.png", { type: "image/png" }));
+    event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+  } else event = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+  document.getElementById("question").dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_text_is_left_to_the_box(page: Page, parrot: ParrotServer, kind: str) -> None:
+    """The cells of a sheet, which come as a picture of them, too; and words dragged to the box."""
+    visit(page, parrot.base_url)
+    assert page.evaluate(_HAND_OVER_TEXT, kind) is False
+    expect(page.locator("#picture-error")).to_have_text("")
+    expect(page.locator("#attachment")).to_be_hidden()
+
+
 def test_a_sample_comes_with_its_question(page: Page, parrot: ParrotServer) -> None:
     visit(page, parrot.base_url)
     page.get_by_role("button", name="What number is this?").click()
