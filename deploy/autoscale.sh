@@ -7,7 +7,7 @@
 # added early, and removed late. (GPU memory says nothing: the cache takes it all at the start.)
 set -euo pipefail
 
-endpoint=${ENDPOINT:-phi3v}
+endpoint=${ENDPOINT_NAME:-phi3v}
 deployment=$1
 most=${2:-3}
 name="phi3v-$endpoint-$deployment"

@@ -7,11 +7,11 @@
 #   deploy/deploy.sh cleanup             delete the one without traffic, which costs as much
 #
 # Needs `az login`, the ml extension, and where to: az configure --defaults group=… workspace=…
-# ENDPOINT names the endpoint (phi3v), PYTHON an interpreter with azure-ai-inference (python3).
+# ENDPOINT_NAME: the endpoint (phi3v), PYTHON an interpreter with azure-ai-inference (python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-endpoint=${ENDPOINT:-phi3v}
+endpoint=${ENDPOINT_NAME:-phi3v}
 python=${PYTHON:-python3}
 
 say() { printf '== %s\n' "$*" >&2; }

@@ -114,6 +114,13 @@ def test_what_compose_mounts_is_there_and_prometheus_finds_the_server() -> None:
     ]
 
 
+def test_compose_can_create_every_container() -> None:
+    """It copies a secret that is no file into the container, and refuses if that is read-only."""
+    copied = {name for name, secret in COMPOSE["secrets"].items() if "file" not in secret}
+    for name, service in COMPOSE["services"].items():
+        assert not (service.get("read_only") and copied & set(service.get("secrets", []))), name
+
+
 def test_every_port_is_published_on_loopback_only() -> None:
     ports = [port for service in COMPOSE["services"].values() for port in service["ports"]]
     assert ports
