@@ -7,6 +7,7 @@ local_pictures.py   pictures beside the batch file → data URLs
 sender.py           a request → the server's answer, tried again where that helps
 results.py          an answer, or an error → a line of the output
 result_file.py      the output: repaired, gone on with, appended to
+line_reader.py      the next line of the input, also of a pipe
 batch_run.py        so many lines at once, until the end or a signal
 own_server.py       a server for this batch alone
 whole_batch.py      all of it, from file to file

@@ -2,9 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
 
 from .batch_input import Line
+from .line_reader import LineReader
 from .lines import AnsweredLine, BadLine
 from .progress import BatchProgress
 from .result_file import ResultFile
@@ -21,7 +21,7 @@ class BatchRun:
 
     def __init__(
         self,
-        lines: Iterator[Line],
+        lines: LineReader,
         sender: Sender,
         results: ResultFile,
         progress: BatchProgress,
@@ -33,6 +33,7 @@ class BatchRun:
         self._concurrency = concurrency
         self._progress = progress
         self._workers: list[asyncio.Task[None]] = []
+        self._waiting: set[asyncio.Task[None]] = set()  # those of them that have no line yet
         self.signal: signal.Signals | None = None
 
     async def run(self) -> None:
@@ -43,10 +44,10 @@ class BatchRun:
             loop.add_signal_handler(number, self._on_signal, number)
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
         try:
-            await asyncio.gather(*self._workers)
-        except asyncio.CancelledError:
-            if self.signal is None:
-                raise
+            done, _ = await asyncio.wait(self._workers, return_when=asyncio.FIRST_EXCEPTION)
+            for worker in done:
+                if not worker.cancelled():  # by a signal
+                    worker.result()
         finally:
             self._abandon()
             await asyncio.gather(*self._workers, return_exceptions=True)
@@ -54,7 +55,7 @@ class BatchRun:
                 loop.remove_signal_handler(number)
 
     async def _work(self) -> None:
-        while self.signal is None and (line := next(self._lines, None)) is not None:
+        while self.signal is None and (line := await self._next_line()) is not None:
             if isinstance(line, AnsweredLine):
                 self._progress.skipped(line.num_bytes)
                 await asyncio.sleep(0)  # many in a row hold up no answer, and no signal
@@ -67,10 +68,21 @@ class BatchRun:
             self._results.write(result)
             self._progress.done(line.num_bytes, result.is_answer, not result.is_answer)
 
+    async def _next_line(self) -> Line | None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        self._waiting.add(worker)
+        try:
+            return await self._lines.next()
+        finally:
+            self._waiting.remove(worker)
+
     def _on_signal(self, number: signal.Signals) -> None:
         """The first lets what is in flight finish, a second does not."""
         if self.signal is None:
             self.signal = signal.Signals(number)
+            for worker in self._waiting:
+                worker.cancel()
             asyncio.get_running_loop().call_later(_FINISH_S, self._abandon)
         else:
             self._abandon()

@@ -57,6 +57,7 @@ class ResultFile:
         self._file.truncate(end)
         if not all_stay:
             self._rewrite()
+        self._end_last_line()
 
     def _find_answers(self) -> tuple[int, bool]:
         """Fill `answered` → where the last whole line ends, and whether every line is to stay."""
@@ -97,6 +98,13 @@ class ResultFile:
         os.replace(beside, self._path)
         self._file.close()
         self._file = kept
+
+    def _end_last_line(self) -> None:
+        """Where an editor left no line break at the end, the next answer would join that line."""
+        if self._file.seek(0, os.SEEK_END) > 0:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                os.write(self._file.fileno(), b"\n")
 
 
 def _open_alone(path: Path) -> BinaryIO:

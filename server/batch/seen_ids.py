@@ -8,7 +8,8 @@ class SeenIds:
     nobody else sees and that goes with it."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("")
+        # Of one thread at a time, but not always of the one that made it: see line_reader.py.
+        self._database = sqlite3.connect("", check_same_thread=False)
         self._database.execute(
             "CREATE TABLE seen (id TEXT PRIMARY KEY, place TEXT NOT NULL) WITHOUT ROWID"
         )

@@ -5,7 +5,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ from ..client.readiness import served_model, wait_until_ready
 from ..settings import load_settings
 from .batch_input import judge_lines, parse_lines
 from .batch_run import BatchRun
+from .line_reader import LineReader
 from .local_pictures import with_local_pictures
 from .own_server import own_server
 from .progress import BatchProgress
@@ -40,6 +41,7 @@ class _Files:
     """Both files, open."""
 
     lines: BinaryIO
+    is_file: bool  # a regular one, and no pipe
     folder: Path  # of the input
     results: ResultFile
 
@@ -121,16 +123,16 @@ def _opened(
         lines = input_file.open("rb")
     except OSError as error:
         raise ClientError(f"{input_file} cannot be read: {error.strerror}") from error
-    with lines:
-        found = os.fstat(lines.fileno())
+    found = os.fstat(lines.fileno())
+    is_file = stat.S_ISREG(found.st_mode)
+    with lines if is_file else nullcontext():  # a pipe's close waits for its reader
         if output_file.exists() and os.path.samestat(found, output_file.stat()):
             raise ClientError(f"{output_file} is the input; answers need a file of their own")
-        num_bytes = found.st_size if stat.S_ISREG(found.st_mode) else None
         with (
             ResultFile(output_file, restart=restart) as results,
-            BatchProgress(num_bytes) as progress,
+            BatchProgress(found.st_size if is_file else None) as progress,
         ):
-            yield _Files(lines, input_file.parent, results), progress
+            yield _Files(lines, is_file, input_file.parent, results), progress
 
 
 def _run(
@@ -146,7 +148,8 @@ def _run(
                 progress.say,
             )
             lines = judge_lines(parse_lines(files.lines), files.results.answered)
-            batch = BatchRun(lines, sender, files.results, progress, concurrency)
+            reader = LineReader(lines, is_file=files.is_file)
+            batch = BatchRun(reader, sender, files.results, progress, concurrency)
             await batch.run()
             return batch.signal
 

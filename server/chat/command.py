@@ -44,6 +44,8 @@ def chat(
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without UTF-8
+    # Bytes that are no text stay, as they do in arguments: a file's name may have some.
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     parameters: dict[str, Any] = {
         "temperature": temperature,
         "top_p": top_p,

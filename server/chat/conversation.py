@@ -1,11 +1,15 @@
 """What has been said, and what the next question will carry."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..client.errors import PictureFileError
 from ..client.picture_file import to_data_url
+
+# What Python makes of bytes that are no text, and halves that a server may send: JSON has neither.
+_UNSENDABLE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,11 @@ class Conversation:
         with_picture = [turn for turn in turns if turn.picture is not None]
         messages: list[dict[str, Any]] = []
         if self.system:
-            messages.append({"role": "system", "content": self.system})
+            messages.append({"role": "system", "content": _sendable(self.system)})
         for turn in turns:
             shown = turn.picture if with_picture and turn is with_picture[-1] else None
             messages.append({"role": "user", "content": _content(turn.text, shown)})
-            messages.append({"role": "assistant", "content": turn.answer})
+            messages.append({"role": "assistant", "content": _sendable(turn.answer)})
         return messages[:-1]
 
     def answered(self, question: str, answer: str) -> None:
@@ -64,13 +68,16 @@ def to_picture(named: str) -> Picture:
     """Of a URL, or of a path as people type it or drop it on a terminal: with ~, in quotes, or with
     blanks behind backslashes. Raises PictureFileError."""
     if named[:8].lower().startswith(("http://", "https://", "data:")):
-        return Picture(named, named[:64])
-    path = Path(named).expanduser()
-    if not path.exists():
-        path = Path(_unquoted(named)).expanduser()
-    if not path.exists():
-        raise PictureFileError(f"there is no file {path}")
+        return Picture(_sendable(named), named[:64])
+    # os.path's functions raise nothing where a path cannot be looked at: reading it tells why.
+    path = Path(os.path.expanduser(named))
+    if not os.path.exists(path):
+        path = Path(os.path.expanduser(_unquoted(named)))
     return Picture(to_data_url(path), path.name)
+
+
+def _sendable(text: str) -> str:
+    return _UNSENDABLE.sub("\ufffd", text)
 
 
 def _unquoted(named: str) -> str:
@@ -80,6 +87,7 @@ def _unquoted(named: str) -> str:
 
 
 def _content(text: str, picture: Picture | None) -> str | list[dict[str, Any]]:
+    text = _sendable(text)
     if picture is None:
         return text
     return [

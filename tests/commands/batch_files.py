@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..http.running_server import PROJECT, command, environment
+from ..http.running_server import PROJECT, environment
 
 URL = "/v1/chat/completions"
 
@@ -65,12 +65,16 @@ class Output:
 
 
 def run_batch(
-    *arguments: str | Path, timeout_s: float = 60, **variables: str
+    *arguments: str | Path,
+    timeout_s: float = 60,
+    program: Sequence[str] = ("-m", "server"),
+    directory: Path = PROJECT,
+    **variables: str,
 ) -> "subprocess.CompletedProcess[str]":
-    """`phi3v batch …` to its end."""
+    """`phi3v batch …` to its end, in the directory. program: what is `phi3v`."""
     done = subprocess.run(
-        command("batch", *map(str, arguments)),
-        cwd=PROJECT,
+        [sys.executable, *program, "batch", *map(str, arguments)],
+        cwd=directory,
         env=environment(**variables),
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -181,6 +181,23 @@ def test_a_file_that_is_no_batch_output_stays_as_it_is(
         assert other.read_text() == text
 
 
+def test_a_last_line_without_its_line_break_is_ended_first(
+    parrot: ParrotServer, tmp_path: Path, out: Path
+) -> None:
+    """An edited OUT often ends without one. The next answer was put on the same line, and the next
+    run then refused the file. Both where all lines stay and where one leaves."""
+    at = ["--url", parrot.base_url, "--key", KEY]
+    run_batch(write_lines(tmp_path / "in.jsonl", [line("a", "hi")]), out, *at)
+    answer = json.loads(out.read_text())
+    failure = answer | {"custom_id": "b", "response": None, "error": {"code": "any"}}
+    file = write_lines(tmp_path / "in.jsonl", [line("a", "hi"), line("b", "hello")])
+    for edited in ([answer], [failure, answer]):
+        out.write_text("\n".join(json.dumps(result) for result in edited))
+        assert run_batch(file, out, *at).returncode == 0
+        assert Output(out).ids == ["a", "b"]
+        assert Output(out).of("a") == answer
+
+
 def test_two_batches_do_not_share_an_output(
     parrot: ParrotServer, tmp_path: Path, out: Path
 ) -> None:

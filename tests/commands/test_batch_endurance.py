@@ -197,6 +197,21 @@ def test_a_batch_has_a_server_of_its_own_and_takes_it_along(
     wait_until(lambda: not any(map(is_running, family)), 10, "its server is gone")
 
 
+def test_a_server_py_in_the_users_directory_is_not_taken_for_its_server(
+    demo_checkpoint: Path, tmp_path: Path, out: Path
+) -> None:
+    """`python -m` looks there first: a batch ran that file, and waited for it to listen. A relative
+    --model begins there all the same."""
+    (tmp_path / "server.py").write_text("raise SystemExit('another server')")
+    (tmp_path / "model").symlink_to(demo_checkpoint)
+    file = write_lines(tmp_path / "in.jsonl", [line("a", "hi", max_tokens=4)])
+    # The command itself as `phi3v` is, which has no such path.
+    program = ["-P", "-m", "server"]
+    done = run_batch(file, out, "--model", "model", program=program, directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Output(out).ids == ["a"]
+
+
 def is_running(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -25,6 +25,10 @@ def chatting(server: Endpoint, *arguments: str) -> Iterator[Terminal]:
         yield terminal
 
 
+def without_colours(screen: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-z]", "", screen)
+
+
 def ask(terminal: Terminal, text: str) -> None:
     """Type a question, see it and the parrot's answer, and what that took."""
     terminal.type(f"{text}\r")
@@ -36,7 +40,7 @@ def ask(terminal: Terminal, text: str) -> None:
 
 def test_a_conversation(parrot: ParrotServer) -> None:
     with chatting(parrot) as terminal:
-        assert "phi3v-demo DEMO" in re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
+        assert "phi3v-demo DEMO" in without_colours(terminal.screen)
         terminal.type("one two\r")
         terminal.expect("one two\r\n")  # what was typed
         terminal.expect("one two\r\n")  # the answer
@@ -129,13 +133,19 @@ def test_what_is_no_picture_is_one_clear_line_and_the_chat_goes_on(
     parrot: ParrotServer, tmp_path: Path
 ) -> None:
     (tmp_path / "text.png").write_text("secret")
+    reasons = {
+        tmp_path / "none.png": "No such file or directory",
+        tmp_path: "Is a directory",
+        tmp_path / "text.png": "is no picture of the formats JPEG, PNG",
+        # These ended the chat with a stack trace.
+        "~nobody-here/a.png": "No such file or directory",
+        "n" * 300: "File name too long",
+    }
     with chatting(parrot) as terminal:
-        terminal.type(f"/image {tmp_path / 'none.png'}\r")
-        terminal.expect("there is no file ")
-        terminal.type(f"/image {tmp_path}\r")
-        terminal.expect("cannot be read: Is a directory")
-        terminal.type(f"/image {tmp_path / 'text.png'}\r")
-        terminal.expect("is no picture of the formats JPEG, PNG")
+        for named, reason in reasons.items():
+            terminal.type(f"/image {named}\r")
+            said = without_colours(terminal.expect("> "))
+            assert reason in " ".join(said.split())  # long lines are wrapped
         terminal.type("/picture\r")
         terminal.expect("there is no command /picture")
         terminal.expect("> ")

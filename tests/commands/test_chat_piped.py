@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -25,14 +26,15 @@ from .conftest import KEY
 def chat(
     *arguments: str, stdin: str | None = None, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`phi3v chat …` in a pipe."""
+    """`phi3v chat …` in a pipe. In stdin "\\udce9" is the byte E9, as in arguments."""
     done = subprocess.run(
         command("chat", *arguments),
         cwd=PROJECT,
         env=environment(**variables),
         input=stdin,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         timeout=60,
         check=False,
     )
@@ -52,6 +54,20 @@ def test_what_is_piped_in_is_answered(parrot: ParrotServer) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "hello\nworld\n", "")
 
 
+def test_a_closed_stdin_is_an_empty_one(parrot: ParrotServer) -> None:
+    words = command("chat", "--url", parrot.base_url, "--key", KEY)
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.join(words)} <&-"],
+        cwd=PROJECT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert_failed(done, "")
+
+
 def test_an_argument_is_asked_about_a_picture(parrot: ParrotServer, png: Path) -> None:
     """stdin is left alone then: a script's may stay open for ever."""
     arguments = ["--url", f"{parrot.base_url}/v1/", "--image", str(png), "What is it?"]
@@ -63,6 +79,17 @@ def test_an_argument_is_asked_about_a_picture(parrot: ParrotServer, png: Path) -
 def test_control_characters_stay_out_of_what_a_pager_may_show(parrot: ParrotServer) -> None:
     done = chat("--url", parrot.base_url, "--key", KEY, "a\x1b[2Jb\rc")
     assert (done.returncode, done.stdout) == (0, "a␛[2Jb␍c\n")
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_bytes_that_are_no_text_are_replaced(parrot: ParrotServer, locale: str) -> None:
+    """One in what `git diff` shows was a stack trace."""
+    at = ["--url", parrot.base_url, "--key", KEY]
+    text, shown = "caf\udce9 au lait", "caf\ufffd au lait\n"
+    done = chat(*at, stdin=text, LC_ALL=locale)
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
+    done = chat(*at, "--system", text, text, LC_ALL=locale)
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +145,8 @@ def test_failures_are_one_line_and_exit_code_1(parrot: ParrotServer, tmp_path: P
     assert_failed(chat(*at, "hi"), "401 the key is missing or wrong")
     known = [*at, "--key", KEY]
     assert_failed(chat(*known, stdin=""), "the prompt is empty")
-    assert_failed(chat(*known, "--image", str(tmp_path / "no"), "hi"), "there is no file")
+    assert_failed(chat(*known, "--image", str(tmp_path / "no"), "hi"), "No such file")
+    assert_failed(chat(*known, "--image", "~nobody-here/a.png", "hi"), "No such file")
     assert_failed(chat(*known, "--top-p", "7", "hi"), "422 top_p: ")
     assert_failed(chat(*known, "--json-schema", str(tmp_path / "no"), "hi"), "cannot be read")
     assert_failed(chat("--url", "localhost:5001", "hi"), "must begin with http")
