@@ -23,10 +23,10 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Memory while weights load and the cost of streaming; FULL=1 adds a checkpoint of the full size
-# (8.3 GB on disk, built once).
+# Memory while weights load and the cost of streaming, on random weights; FULL=1 adds those of the
+# full size (8.3 GB on disk, made once), ARGS="--checkpoint DIR" measures your own instead.
 bench-load: .venv/installed
-	$(BIN)/python -m benchmark.loading $(if $(FULL),--full)
+	$(BIN)/python -m benchmark.loading $(if $(FULL),--full) $(ARGS)
 	$(BIN)/python -m benchmark.streamer
 
 # Our engine beside transformers on the same weights, and its own goals: ten minutes on two quiet

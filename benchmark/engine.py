@@ -2,10 +2,10 @@
 
     python -m benchmark.engine [--only throughput,decode,…] [--rounds 3] [--threads 2] [--json FILE]
 
-Builds the mid-sized checkpoint and its text twin once, then, in turns and each in a process of its
-own, times our engine (bfloat16, the fastest kernels that run here) beside transformers' generate()
-one by one, on a padded batch, and its continuous batching. Every number is the median over the
-rounds, with the lowest and the highest. Ratios are taken within a round. Sections:
+Makes a checkpoint of random weights and its text twin once, then, in turns and each in a process of
+its own, times our engine (bfloat16, the fastest kernels that run here) beside transformers'
+generate() one by one, on a padded batch, and its continuous batching. Every number is the median
+over the rounds, with the lowest and the highest. Ratios are taken within a round. Sections:
 
     throughput  tokens per second of the four systems on three workloads
     int8        8-bit weights: their speed beside bfloat16's, and their error
@@ -31,9 +31,9 @@ from pathlib import Path
 
 import torch
 
+from .checkpoints import checkpoint_pair
 from .decode import measure_decode
 from .host_cost import measure_host_cost
-from .mid_checkpoint import mid_checkpoints
 from .mixed_load import measure_mixed_load
 from .pictures import PicturePrompts, measure_prefix
 from .quantization import measure_quantization
@@ -70,24 +70,24 @@ def main() -> None:
 
 def _measure(report: Report, options: argparse.Namespace) -> Iterator[None]:
     """Yields after each section."""
-    mid, sections, rounds = mid_checkpoints(), options.only, options.rounds
+    pair, sections, rounds = checkpoint_pair(), options.only, options.rounds
     if "agreement" in sections:
-        check_agreement(report, mid.model, mid.twin)
+        check_agreement(report, pair.model, pair.twin)
         yield
     if "throughput" in sections:
-        measure_throughput(report, mid, rounds, options.threads)
+        measure_throughput(report, pair, rounds, options.threads)
         yield
     if "int8" in sections:
-        measure_quantization(report, mid, rounds, options.threads)
+        measure_quantization(report, pair, rounds, options.threads)
         yield
-    engine = build_ours(mid.model, "bfloat16")
+    engine = build_ours(pair.model, "bfloat16")
     if "decode" in sections:
-        measure_decode(report, engine, mid.twin, rounds)
+        measure_decode(report, engine, pair.twin, rounds)
         yield
     if "host" in sections:
         measure_host_cost(report, engine, rounds)
         yield
-    prompts = PicturePrompts(mid.model)
+    prompts = PicturePrompts(pair.model)
     if "prefix" in sections:
         measure_prefix(report, engine, prompts, rounds)
         yield

@@ -23,27 +23,28 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from .own_server import TINY, OwnServer
+from .checkpoints import random_checkpoint
+from .own_server import OwnServer
 
 _CALLERS, _PAUSE_S = 4, 0.005
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=TINY)
+    parser.add_argument("--checkpoint", type=Path, help="default: a tiny one of random weights")
     parser.add_argument("--seconds", type=float, default=15.0)
     options = parser.parse_args()
     bodies = _bodies()
-    server = OwnServer(options.checkpoint, "--max-body-mib", "64")
-    print(f"{'':10} {'answers':>8} {'p50, ms':>8} {'p99, ms':>8} {'max, ms':>8}")
-    try:
+    checkpoint = options.checkpoint or random_checkpoint("tiny")
+    with (
+        OwnServer(checkpoint, "--max-body-mib", "64") as server,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as callers,
+    ):
+        print(f"{'':10} {'answers':>8} {'p50, ms':>8} {'p99, ms':>8} {'max, ms':>8}")
         _print("idle", _latencies(server.url, options.seconds / 3))
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as callers:
-            sent = callers.submit(_send_for, server.url, bodies, options.seconds)
-            _print("pictures", _latencies(server.url, options.seconds))
-            print(f"{sent.result()} pictures answered meanwhile")
-    finally:
-        server.close()
+        sent = callers.submit(_send_for, server.url, bodies, options.seconds)
+        _print("pictures", _latencies(server.url, options.seconds))
+        print(f"{sent.result()} pictures answered meanwhile")
 
 
 def _latencies(url: str, seconds: float) -> list[float]:

@@ -1,11 +1,11 @@
 """Servers beside each other under the same load: streamed chats, at fixed numbers of callers.
 
-    python -m benchmark.http --url http://127.0.0.1:8000 --path /chat/completions
+Start the servers first, each in a terminal of its own. Beside vLLM, on the same random weights:
 
-Start the servers in other processes first, say ours on the checkpoint that `python -m
-benchmark.engine` leaves in the temporary folder:
-
-    phi3v serve --model /tmp/phi3v-bench/phi3v-mid --dtype bfloat16 --no-auth
+    python -m benchmark.checkpoints small     makes them, and prints where: the model and its twin
+    phi3v serve --model /tmp/phi3v-bench/random-small --dtype bfloat16
+    (vLLM on /tmp/phi3v-bench/random-small-text, in bfloat16, as its documentation says)
+    python -m benchmark.http --url http://127.0.0.1:5001 --url http://127.0.0.1:8000
 
 Each of 1, 4 and 16 callers asks again as soon as it has its answer: distinct prompts of about 125
 tokens, answers of 64. For one server, with more to choose and a report: `phi3v bench`, whose load
@@ -13,8 +13,8 @@ generator this uses, and whose documentation says what the figures mean.
 
 Give --url more than once to compare servers in turns, round by round, on a machine that is not
 always as fast; --path, --model and --api-key then once for all or once for each, and the ratio is
-to the first. A server that ends answers early needs --extra-body '{"ignore_eos": true}'; no
-mid-sized checkpoint does.
+to the first. A server that ends answers early needs --extra-body '{"ignore_eos": true}'; on the
+random checkpoints none does.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from .load.summary import Summary, summarize
 from .load.workload import Workload
 from .report import spread
 
+OURS = "http://127.0.0.1:5001"  # where `phi3v serve` listens
 _PROMPT_TOKENS = 125
 _CALLERS_AND_REQUESTS = {1: 8, 4: 16, 16: 32}
 _WARM_UP_CALLERS, _WARM_UP_REQUESTS = 2, 4
@@ -135,7 +136,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", action="append", help="default: http://127.0.0.1:8000")
+    parser.add_argument("--url", action="append", help=f"default: {OURS}")
     parser.add_argument("--path", action="append", help="default: /v1/chat/completions")
     parser.add_argument("--model", action="append", help="a name to send; none by default")
     parser.add_argument("--api-key", action="append")
@@ -148,7 +149,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the prompts")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    urls = [url.rstrip("/") for url in options.url or ["http://127.0.0.1:8000"]]
+    urls = [url.rstrip("/") for url in options.url or [OURS]]
 
     def for_each(name: str, default: str | None) -> list[Any]:
         given = getattr(options, name) or [default]

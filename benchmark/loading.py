@@ -8,23 +8,19 @@ and idle are resident set sizes as the kernel counts them, pages of mapped files
 import argparse
 import json
 import re
-import shutil
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parent.parent
-_SHARED = _ROOT.parent / "shared"
-GENUINE = _SHARED / "phi-3-vision-128k-instruct"
-_MAKE_MID = _SHARED / "tools" / "make_mid.py"
-_CACHE = Path(tempfile.gettempdir()) / "phi3v-bench"
+from .checkpoints import random_checkpoint
+from .child_module import child_environment, child_module
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="a checkpoint of the full size, too")
+    parser.add_argument(
+        "--full", action="store_true", help="one of the full size, too: 8.3 GB on disk"
+    )
     parser.add_argument("--checkpoint", type=Path, help="measure this one instead")
     parser.add_argument("--measure", nargs=2, metavar=("DIR", "DTYPE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -34,14 +30,14 @@ def main() -> None:
     if options.checkpoint:
         runs = [(options.checkpoint, dtype) for dtype in ("bfloat16", "float32")]
     else:
-        runs = [(_mid(), dtype) for dtype in ("bfloat16", "float32")]
+        runs = [(random_checkpoint("small"), dtype) for dtype in ("bfloat16", "float32")]
         if options.full:
-            runs.append((_full(), "bfloat16"))
-    print(f"{'checkpoint':12} {'dtype':10} {'weights':>9} {'peak':>9} {'ratio':>6} {'time':>8}")
+            runs.append((random_checkpoint("full"), "bfloat16"))
+    print(f"{'checkpoint':14} {'dtype':10} {'weights':>9} {'peak':>9} {'ratio':>6} {'time':>8}")
     for checkpoint, dtype in runs:
         found = _in_fresh_process(checkpoint, dtype)
         print(
-            f"{checkpoint.name:12} {dtype:10} {found['weights'] / 1e9:6.2f} GB "
+            f"{checkpoint.name:14} {dtype:10} {found['weights'] / 1e9:6.2f} GB "
             f"{found['peak'] / 1e9:6.2f} GB {found['peak'] / found['weights']:6.3f} "
             f"{found['seconds']:6.1f} s"
         )
@@ -79,34 +75,12 @@ def _status(field: str) -> int:
 
 
 def _in_fresh_process(checkpoint: Path, dtype: str) -> dict[str, float]:
-    command = [sys.executable, "-m", __spec__.name, "--measure", str(checkpoint), dtype]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT).stdout
-    result: dict[str, float] = json.loads(output.splitlines()[-1])
+    command = child_module(__spec__.name, "--measure", str(checkpoint), dtype)
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=child_environment()
+    )
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def _mid() -> Path:
-    """The mid-sized checkpoint of 0.31 B parameters."""
-    directory = _CACHE / "phi3v-mid"
-    if not (directory / "config.json").exists():
-        if not _MAKE_MID.exists():
-            sys.exit("the script for the mid-sized checkpoint is not here; use --checkpoint")
-        subprocess.run([sys.executable, str(_MAKE_MID), str(directory)], check=True)
-    return directory
-
-
-def _full() -> Path:
-    """Random weights for the genuine configuration: 8.3 GB in bfloat16."""
-    directory = _CACHE / "phi3v-full"
-    if not (directory / "model.safetensors.index.json").exists():
-        from scoring.random_checkpoint import write_random_weights
-
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
-            shutil.copy(GENUINE / name, directory)
-        print("building the full-size checkpoint …", flush=True)
-        write_random_weights(directory)
-    return directory
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The engine in a thread of the API's process against one in a process of its own.
 
-64 greedy streams at once on the tiny model, first from inside, through AsyncEngine, then over
-HTTP. Both kinds are up all the time, the idle one asleep, and take turns, round by round. A gap is
-the time between two tokens of one stream, as its reader sees it. CPU time is that of the API's
-process and its children together; it says most on a machine that is not ours alone.
+64 greedy streams at once on a tiny model of random weights, first from inside, through AsyncEngine,
+then over HTTP. Both kinds are up all the time, the idle one asleep, and take turns, round by round.
+A gap is the time between two tokens of one stream, as its reader sees it. CPU time is that of the
+API's process and its children together; it says most on a machine that is not ours alone.
 
     python -m benchmark.process [--rounds 5] [--checkpoint DIR]
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
+from .checkpoints import random_checkpoint
+from .child_module import child_environment, child_module
 from .load.client import Client
 from .load.endpoint import Endpoint
-from .own_server import TINY, OwnServer
+from .own_server import OwnServer
 from .report import spread
 from .workload import random_tokens
 
@@ -51,18 +53,23 @@ class Round:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=TINY)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="default: a tiny one of random weights; another needs the genuine vocabulary's size",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", choices=_KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         asyncio.run(_work(options.checkpoint, options.worker))
         return
+    checkpoint = options.checkpoint or random_checkpoint("tiny")
     columns = f"{'gap p50, ms':>22} {'p99, ms':>22} {'CPU ms/token':>20}"
     print(f"{'':12} {'engine in a':>12} {'tokens/s':>24} {columns}", flush=True)
-    with _Worker.both(options.checkpoint) as workers:
+    with _Worker.both(checkpoint) as workers:
         _take_turns("AsyncEngine", workers, options.rounds)
-    with _Server.both(options.checkpoint) as servers:
+    with _Server.both(checkpoint) as servers:
         _take_turns("HTTP", servers, options.rounds)
 
 
@@ -105,19 +112,27 @@ class _Worker:
     """A process with an AsyncEngine of one kind, which runs a round for each line it is sent."""
 
     def __init__(self, checkpoint: Path, kind: str) -> None:
-        options = ["--checkpoint", str(checkpoint), "--worker", kind]
+        self.kind = kind
+        options = ("--checkpoint", str(checkpoint), "--worker", kind)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __spec__.name, *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            child_module(__spec__.name, *options),
+            env=child_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     @classmethod
     @contextmanager
     def both(cls, checkpoint: Path) -> Iterator[dict[str, "_Worker"]]:
-        workers = {kind: cls(checkpoint, kind) for kind in _KINDS}
-        yield workers
-        for worker in workers.values():
-            worker._process.communicate(timeout=_TIMEOUT_S)
+        workers: dict[str, _Worker] = {}
+        try:
+            for kind in _KINDS:
+                workers[kind] = cls(checkpoint, kind)
+            yield workers
+        finally:  # each ends when nothing more can come
+            for worker in workers.values():
+                worker._process.communicate(timeout=_TIMEOUT_S)
 
     @property
     def pid(self) -> int:
@@ -128,7 +143,10 @@ class _Worker:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{seed}\n")
         self._process.stdin.flush()
-        measured, num_tokens = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"the worker with the engine in a {self.kind} has ended")
+        measured, num_tokens = json.loads(line)
         return Round(**measured), num_tokens
 
 
@@ -168,20 +186,22 @@ class _Server:
 
     def __init__(self, checkpoint: Path, kind: str) -> None:
         flag = "--engine-process" if kind == "process" else "--no-engine-process"
-        self._server = OwnServer(checkpoint, flag, "--max-num-seqs", str(_STREAMS))
-        self._endpoint = Endpoint(f"{self._server.url}/chat/completions", "azure")
+        self.server = OwnServer(checkpoint, flag, "--max-num-seqs", str(_STREAMS))
+        self._endpoint = Endpoint(f"{self.server.url}/chat/completions", "azure")
 
     @classmethod
     @contextmanager
     def both(cls, checkpoint: Path) -> Iterator[dict[str, "_Server"]]:
-        servers = {kind: cls(checkpoint, kind) for kind in _KINDS}
-        yield servers
-        for server in servers.values():
-            server._server.close()
+        with ExitStack() as stack:
+            servers = {}
+            for kind in _KINDS:
+                servers[kind] = cls(checkpoint, kind)
+                stack.enter_context(servers[kind].server)
+            yield servers
 
     @property
     def pid(self) -> int:
-        return self._server.pid
+        return self.server.pid
 
     def run(self, seed: int) -> tuple[Round, int]:
         return asyncio.run(self._run(seed))

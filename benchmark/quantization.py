@@ -4,8 +4,8 @@ log-probabilities of first tokens are off."""
 from dataclasses import replace
 from statistics import mean
 
+from .checkpoints import CheckpointPair
 from .isolated import Isolated
-from .mid_checkpoint import MidCheckpoints
 from .report import Measurement, Report, spread
 from .systems import Ours, OursInt8, build_ours, run_to_end, to_sequence
 from .workload import CONCURRENT, SINGLE
@@ -14,8 +14,10 @@ _SECTION = "int8"
 _WARM_UP_SEED, _ERROR_SEED, _TOP = 1000, 3000, 20
 
 
-def measure_quantization(report: Report, mid: MidCheckpoints, rounds: int, threads: int) -> None:
-    systems = [Isolated(name, mid.model, mid.twin, threads) for name in (Ours.name, OursInt8.name)]
+def measure_quantization(report: Report, pair: CheckpointPair, rounds: int, threads: int) -> None:
+    systems = [
+        Isolated(name, pair.model, pair.twin, threads) for name in (Ours.name, OursInt8.name)
+    ]
     print()
     try:
         for workload in (CONCURRENT, SINGLE):
@@ -37,16 +39,16 @@ def measure_quantization(report: Report, mid: MidCheckpoints, rounds: int, threa
     finally:
         for system in systems:
             system.close()
-    _measure_error(report, mid)
+    _measure_error(report, pair)
 
 
-def _measure_error(report: Report, mid: MidCheckpoints) -> None:
+def _measure_error(report: Report, pair: CheckpointPair) -> None:
     """Against float32, bfloat16's own error beside it: the weights are random, so that logits lie
     close together, and how often the first token changes says little."""
-    exact = _first_logprobs(mid, "float32")
+    exact = _first_logprobs(pair, "float32")
     for name in ("bfloat16", "int8"):
         errors, same = [], 0
-        for theirs, ours in zip(exact, _first_logprobs(mid, name), strict=True):
+        for theirs, ours in zip(exact, _first_logprobs(pair, name), strict=True):
             errors += [abs(theirs[token] - ours[token]) for token in theirs.keys() & ours.keys()]
             same += max(theirs, key=theirs.__getitem__) == max(ours, key=ours.__getitem__)
         print(
@@ -57,12 +59,12 @@ def _measure_error(report: Report, mid: MidCheckpoints) -> None:
         report.add(Measurement(_SECTION, f"log-probabilities off, {name}", errors, ""))
 
 
-def _first_logprobs(mid: MidCheckpoints, name: str) -> list[dict[int, float]]:
+def _first_logprobs(pair: CheckpointPair, name: str) -> list[dict[int, float]]:
     """Of each prompt, the likeliest first tokens."""
     if name == "int8":
-        engine = build_ours(mid.model, "bfloat16", "int8")
+        engine = build_ours(pair.model, "bfloat16", "int8")
     else:
-        engine = build_ours(mid.model, "float32" if name == "float32" else "bfloat16")
+        engine = build_ours(pair.model, "float32" if name == "float32" else "bfloat16")
     sequences = [to_sequence(r.prompt, 1) for r in CONCURRENT.requests(_ERROR_SEED)]
     for sequence in sequences:
         sequence.params = replace(sequence.params, logprobs=_TOP)

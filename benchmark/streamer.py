@@ -1,6 +1,7 @@
 """What a streamed token costs: our TokenTextStreamer beside transformers' TextIteratorStreamer.
 
-4,000 tokens of one line without a break, in five parts, the two taking turns; process CPU time.
+4,000 tokens of one line without a break, in five parts, the two taking turns; process CPU time. The
+vocabulary is the demo model's.
 """
 
 import time
@@ -10,16 +11,15 @@ from statistics import median
 import torch
 from transformers import PreTrainedTokenizerFast, TextIteratorStreamer
 
+from scoring.demo_model import DEMO
 from scoring.prompt import load_tokenizer
 from scoring.text_stream import TokenTextStreamer
-
-from .loading import GENUINE
 
 _PARTS, _TOKENS_PER_PART, _ROUNDS = 5, 800, 3
 
 
 def main() -> None:
-    tokenizer = load_tokenizer(GENUINE)
+    tokenizer = load_tokenizer(DEMO)
     words = tokenizer.backend_tokenizer.encode(
         "the quick brown fox jumps over a lazy dog and café", add_special_tokens=False
     ).ids

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from .checkpoints import CheckpointPair
 from .isolated import Isolated
-from .mid_checkpoint import MidCheckpoints
 from .report import Measurement, Report, spread
 from .systems import ContinuousBatching, OneByOne, Ours, StaticBatch, build_ours, load_twin
 from .workload import CONCURRENT, LONG, SINGLE, Request, Workload
@@ -33,10 +33,10 @@ class _Speeds:
     cpu: list[float] = field(default_factory=list)
 
 
-def measure_throughput(report: Report, mid: MidCheckpoints, rounds: int, threads: int) -> None:
+def measure_throughput(report: Report, pair: CheckpointPair, rounds: int, threads: int) -> None:
     """Round by round every system in turn, on the same requests; new ones in each round."""
     names = (Ours.name, OneByOne.name, StaticBatch.name, ContinuousBatching.name)
-    systems = [Isolated(name, mid.model, mid.twin, threads) for name in names]
+    systems = [Isolated(name, pair.model, pair.twin, threads) for name in names]
     try:
         for workload in (CONCURRENT, LONG, SINGLE):
             # A batch of one is what one by one does.

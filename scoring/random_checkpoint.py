@@ -6,6 +6,7 @@ Their words are noise. They go through the same files, names and code as the pub
 import json
 import math
 import shutil
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ _HIDDEN, _HEADS, _VISION_HIDDEN = 192, 2, 64
 
 
 def write_random_weights(
-    directory: Path, dtype: torch.dtype = torch.bfloat16, shard_bytes: int = _SHARD_BYTES
+    directory: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    shard_bytes: int = _SHARD_BYTES,
+    never_said: Collection[int] = (),
 ) -> None:
     """Fill a directory that has config.json and preprocessor_config.json with random weights.
 
     Scaled so that activations keep their size through the layers. Seeded: the same bytes each time.
+    never_said: tokens whose logit is always 0. Of many others one is above that, so a greedy answer
+    has none of them.
     """
     shapes = {
         name: tuple(p.shape)
@@ -49,6 +55,8 @@ def write_random_weights(
 
     for name, shape in shapes.items():
         tensor = _random(name, shape, generator).to(dtype)
+        if name == "lm_head.weight":
+            tensor[list(never_said)] = 0
         shards[-1][name] = tensor
         size += tensor.nbytes
         total += tensor.nbytes
@@ -78,7 +86,7 @@ def write_demo_checkpoint(directory: Path) -> None:
     working = directory.with_name(directory.name + ".part")
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
-    tokenizer = _character_tokenizer()
+    tokenizer = character_tokenizer()
     tokenizer.save(str(working / "tokenizer.json"))
     config = _demo_config(tokenizer.get_vocab_size())
     preprocessor = {
@@ -134,14 +142,18 @@ def _demo_config(vocab_size: int) -> dict[str, Any]:
     }
 
 
-def _character_tokenizer() -> Tokenizer:
-    """The genuine tokenizer's parts around a vocabulary of ASCII characters and bytes."""
+def character_tokenizer(longer: Sequence[str] = ()) -> Tokenizer:
+    """The genuine tokenizer's parts around a vocabulary of ASCII characters and bytes.
+
+    longer: more pieces; each is one that comes before it, and a character.
+    """
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     pieces += [chr(code) for code in range(0x21, 0x7F)]
+    pieces += longer
     tokenizer = Tokenizer(
         models.BPE(
             vocab={piece: index for index, piece in enumerate(pieces)},
-            merges=[],
+            merges=[(piece[:-1], piece[-1]) for piece in longer],
             unk_token="<unk>",
             fuse_unk=True,
             byte_fallback=True,

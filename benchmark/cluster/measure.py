@@ -32,7 +32,7 @@ from scoring.model_runner import ModelRunner
 from scoring.scheduler import ScheduledRow
 from scoring.sequence import SamplingParams, Sequence
 
-from ..gpu_check.checkpoints import random_checkpoint
+from ..checkpoints import random_checkpoint
 from ..gpu_check.inside import backend_name, runner_of
 from ..gpu_check.lab import build
 from ..provenance import commit, hardware, version

@@ -29,7 +29,7 @@ from scoring.checkpoint import locate_checkpoint
 from scoring.engine_config import DeviceName
 from scoring.errors import CheckpointError
 
-from .checkpoints import random_checkpoint
+from ..checkpoints import random_checkpoint
 from .checks import NAMES, tasks
 from .isolated import Task, run_isolated
 from .lab import QUICK, THOROUGH, Lab

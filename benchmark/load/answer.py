@@ -58,6 +58,11 @@ class Answer:
             return None
         return (self.times[-1] - self.times[0]) / (self.num_tokens - 1)
 
+    @property
+    def came_in_one_piece(self) -> bool:
+        """Several tokens at one time: nothing is known of the time that each took."""
+        return self.tpot_s == 0
+
     def fail(self, kind: str, detail: str = "") -> None:
         """Note an error, unless one came before: the first says why."""
         if self.error is None:

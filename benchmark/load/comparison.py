@@ -20,11 +20,21 @@ _COMPARABLE = ("mix", "prompt_tokens", "max_tokens", "turns", "image_px")
 
 
 def labels(files: tuple[Path, Path]) -> tuple[str, str]:
-    """Short names, told apart by their folders where the files are called alike."""
+    """Short names, told apart by their folders where the files are called alike, by the paths as
+    they were given where the folders are, too, and by numbers where a file is given twice."""
     first, second = files
-    if first.stem != second.stem:
-        return first.stem, second.stem
-    return f"{first.parent.name}/{first.stem}", f"{second.parent.name}/{second.stem}"
+    for name in (_stem, _folder_and_stem, str):
+        if name(first) != name(second):
+            return name(first), name(second)
+    return f"{first} (1)", f"{second} (2)"
+
+
+def _stem(file: Path) -> str:
+    return file.stem
+
+
+def _folder_and_stem(file: Path) -> str:
+    return str(Path(file.parent.name, file.stem))
 
 
 def comparison(first: Document, second: Document, names: tuple[str, str]) -> Table:

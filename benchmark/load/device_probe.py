@@ -9,8 +9,8 @@ works there.
 import argparse
 import json
 import subprocess
-import sys
 
+from ..child_module import child_environment, child_module
 from .limits import DeviceRates
 
 _TIMEOUT_S = 180.0
@@ -39,9 +39,11 @@ def measure_device(bytes_per_param: float) -> DeviceRates:
     """Rates of this machine's device, in the type that parameters of so many bytes have; unknown
     where the probe fails, as on a GPU whose memory the server has taken whole."""
     dtype = "float32" if bytes_per_param == 4 else "bfloat16"
-    command = [sys.executable, "-m", __name__, "--dtype", dtype]
+    command = child_module(__name__, "--dtype", dtype)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=child_environment()
+        )
     except subprocess.TimeoutExpired:
         return DeviceRates(None, None, f"unknown: no measurement within {_TIMEOUT_S:.0f} s")
     if done.returncode:

@@ -73,16 +73,25 @@ def find_endpoint(
     """The endpoint at an address as users give it: a server's root, a /v1, or the whole address of
     its chat completions. Asks the server for what is not given: its style, and in OpenAI's style
     its first model. Raises EndpointError."""
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise EndpointError(f"--url {url} is not an address of the form http://host:port")
-    if "@" in address.netloc:
-        raise EndpointError("--url holds a user name or password; a key goes into --key")
+    _check(url)
     style = style or _style(url, api_key)
     chat = chat_url(url, style)
     if style == "openai" and model is None:
         model = _first_model(chat.removesuffix(_CHAT), api_key)
     return Endpoint(chat, style, model, api_key, extra_body)
+
+
+def _check(url: str) -> None:
+    """Raises EndpointError, which repeats no password."""
+    if "@" in url.split("//", 1)[-1].split("/", 1)[0]:
+        raise EndpointError("--url holds a user name or password; a key goes into --key")
+    try:
+        address = urlsplit(url)
+        is_one = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:  # brackets that do not match; a port that is no number, or beyond 65,535
+        is_one = False
+    if not is_one:
+        raise EndpointError(f"--url {url} is not an address of the form http://host:port")
 
 
 def chat_url(url: str, style: ApiStyle) -> str:

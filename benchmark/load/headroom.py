@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from .client import Client
 from .endpoint import Endpoint
 from .loops import Stop, Talk
-from .null_server import null_server
+from .null_server import NullServerError, null_server
 from .run import Level
 from .summary import summarize
 from .workload import Workload
@@ -37,7 +37,8 @@ class Headroom:
 def measure_headroom(
     levels: list[Level], workload: Workload, style: Endpoint, seconds: float
 ) -> Headroom | None:
-    """None where nothing was answered. style: the endpoint that was measured."""
+    """None where nothing was answered, or the server that answers at once is not there or answers
+    nothing: no figure is better than a wrong one. style: the endpoint that was measured."""
     rounds = [found for level in levels for found in level.rounds if found.summary.num_whole]
     if not rounds:
         return None
@@ -45,10 +46,15 @@ def measure_headroom(
     requests_per_s = max(found.summary.requests_per_s for found in rounds)
     num_callers = max(found.max_running for found in rounds)
     num_tokens = max(found.summary.output_tokens or 1 for found in rounds)
-    with null_server(max(round(num_tokens), 1)) as url:
-        endpoint = replace(style, url=f"{url}/chat/completions")
-        talk = asyncio.run(_talk(endpoint, workload, num_callers, Stop(duration_s=seconds)))
+    try:
+        with null_server(max(round(num_tokens), 1)) as url:
+            endpoint = replace(style, url=f"{url}/chat/completions")
+            talk = asyncio.run(_talk(endpoint, workload, num_callers, Stop(duration_s=seconds)))
+    except NullServerError:
+        return None
     null = summarize(talk.answers)
+    if not null.num_whole:
+        return None
     headroom = min(
         null.output_tokens_per_s / tokens_per_s,
         null.requests_per_s / requests_per_s,

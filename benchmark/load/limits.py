@@ -133,12 +133,16 @@ def of_limit(
     if rates.bandwidth is None or rates.flops is None:
         notes.append(rates.source)
     tpot = summary.tpot_ms.p50
-    if rates.bandwidth is not None and tpot:
+    if rates.bandwidth is not None and tpot is not None and tpot > 0:
         context = (summary.prompt_tokens or 0.0) + (summary.output_tokens or 0.0) / 2
         least = size.step_bytes(max(summary.num_decoding, 1.0), context) / rates.bandwidth
         decode = least / (tpot / 1e3)
     elif rates.bandwidth is not None:
-        notes.append("decode unknown: no answer had two tokens")
+        notes.append(
+            "decode unknown: no answer had two tokens"
+            if tpot is None
+            else "decode unknown: answers came in one piece"
+        )
     told = [a for a in answers if a.error is None and a.num_prompt_tokens]
     if rates.flops is not None and told:
         prefill = median(

@@ -65,9 +65,10 @@ class Talk:
         async with self.overhead:
             await asyncio.gather(*map(caller, firsts))
 
-    async def open_loop(self, rate: float, stop: Stop) -> None:
-        """Poisson arrivals of conversations, rate of them per second, from the workload's seed."""
-        times = list(arrivals(rate, stop, self._workload.seed))
+    async def open_loop(self, rate: float, stop: Stop, round_number: int = 1) -> None:
+        """Poisson arrivals of conversations, rate of them per second, from the workload's seed and
+        the round's number."""
+        times = list(arrivals(rate, stop, self._workload.seed, round_number))
         # Made ahead: drawing pictures must not make anybody late.
         conversations = [await self._prepare() for _ in times]
         start = time.perf_counter()
@@ -105,10 +106,11 @@ class Talk:
         return True
 
 
-def arrivals(rate: float, stop: Stop, seed: int) -> Iterator[float]:
+def arrivals(rate: float, stop: Stop, seed: int, round_number: int = 1) -> Iterator[float]:
     """Seconds from the start at which conversations arrive: a Poisson process, whose gaps are
-    exponentially distributed with a mean of 1/rate. The first arrives at once."""
-    choose = random.Random(f"{seed} arrivals")
+    exponentially distributed with a mean of 1/rate. The first arrives at once. Another round is
+    another draw: a median over rounds of one draw would say nothing of the others."""
+    choose = random.Random(f"{seed} arrivals {round_number}")
     now = 0.0
     for number in itertools.count():
         if now > (stop.duration_s or float("inf")) or number == stop.num_requests:

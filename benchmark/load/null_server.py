@@ -11,13 +11,18 @@ import asyncio
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from ..child_module import child_environment, child_module
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _END = b"0\r\n\r\n"
+
+
+class NullServerError(Exception):
+    """There is none to measure against."""
 
 
 def main() -> None:
@@ -28,12 +33,17 @@ def main() -> None:
 
 @contextmanager
 def null_server(num_tokens: int) -> Iterator[str]:
-    """One in a process of its own: its address."""
-    command = [sys.executable, "-m", __name__, "--tokens", str(num_tokens)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    """One in a process of its own: its address. Raises NullServerError if it has none."""
+    command = child_module(__name__, "--tokens", str(num_tokens))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=child_environment()
+    ) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().strip()
+            url = process.stdout.readline().strip()
+            if not url.startswith("http://"):
+                raise NullServerError("the server that answers at once did not start")
+            yield url
         finally:
             process.terminate()
 

@@ -106,7 +106,7 @@ class Run:
                 for number in range(1, self._plan.rounds + 1):
                     of_rounds = f", round {number}" if self._plan.rounds > 1 else ""
                     self._progress.begin(f"{load}{of_rounds}", self._plan.stop)
-                    level.rounds.append(await self._measure_round(client, load))
+                    level.rounds.append(await self._measure_round(client, load, number))
                     self._progress.end(level.rounds[-1].summary)
                     if level not in self.levels:
                         self.levels.append(level)
@@ -128,14 +128,14 @@ class Run:
                 f"{self._plan.endpoint.url}: {answer.error}: {answer.detail}"
             )
 
-    async def _measure_round(self, client: Client, load: Load) -> Round:
+    async def _measure_round(self, client: Client, load: Load, number: int) -> Round:
         plan = self._plan
         gc.collect()  # not in the midst of it
         talk = Talk(client, plan.workload, self._numbers, self._progress.on_answer)
         if load.loop == "closed":
             await talk.closed_loop(int(load.value), plan.stop)
         else:
-            await talk.open_loop(load.value, plan.stop)
+            await talk.open_loop(load.value, plan.stop, number)
         named = (answer.model for answer in talk.answers if answer.model)
         self.model = self.model or next(named, None)
         summary = summarize(talk.answers, plan.slo)

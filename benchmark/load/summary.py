@@ -37,8 +37,10 @@ class Slo:
     e2e: float | None = None
 
     def is_met(self, answer: Answer) -> bool:
-        """Only by a whole answer. One of a single token has no TPOT to judge."""
-        if answer.error is not None:
+        """Only by a whole answer. One of a single token has no TPOT to judge. One of several that
+        came in one piece keeps no bound of TPOT: nobody could read along, and a server that keeps
+        its answers back until they are whole must not look like the fastest."""
+        if answer.error is not None or (self.tpot is not None and answer.came_in_one_piece):
             return False
         measured = (answer.ttft_s, answer.tpot_s or 0.0, answer.e2e_s)
         bounds = (self.ttft, self.tpot, self.e2e)

@@ -16,7 +16,7 @@ MIXES: tuple[Mix, ...] = get_args(Mix)
 _KINDS = ("text", "image", "multi-turn")
 
 # Ordinary words, a token each for most vocabularies.
-_WORDS = """
+_COMMON = """
 the of and to in a is that for it was on are as with his they at be this from have or by one
 had not but what all were when we there can an your which their said if do will each about
 how up out them then she many some so these would other into has more her two like him see
@@ -26,6 +26,7 @@ much before go good new write our used me man too any day same right look think 
 another came come work three word must because does part even place well such here take why
 things help put years different away again off went old number great tell men say small
 """
+WORDS = tuple(_COMMON.split())
 _TEMPLATE_TOKENS = 16  # about what the number and the chat's template add to the words
 _COLOURS = ("red", "green", "blue", "orange", "purple", "white", "black", "yellow")
 _JPEG_QUALITY = 90
@@ -76,7 +77,7 @@ class Workload:
 
     def _text(self, choose: random.Random, name: str) -> str:
         num_words = max(self.prompt_tokens - _TEMPLATE_TOKENS, 1)
-        return f"{name}: " + " ".join(choose.choices(_WORDS.split(), k=num_words))
+        return f"{name}: " + " ".join(choose.choices(WORDS, k=num_words))
 
 
 def picture_url(choose: random.Random, side: int, caption: str) -> str:

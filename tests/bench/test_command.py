@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from benchmark.load import null_server
 from benchmark.load.command import app
 
 from ..http.running_server import PROJECT, command, environment, run_command, wait_until
@@ -48,7 +50,7 @@ def swept(keyed_parrot, tmp_path_factory) -> Path:
         output,
         *QUICK,
         *("--concurrency", "1,3", "--rate", "40", "--rounds", "2", "--mix", "mixed"),
-        *("--image-px", "64", "--turns", "2", "--slo", "ttft=60000,tpot=60000"),
+        *("--image-px", "64", "--turns", "2", "--slo", "ttft=60000,e2e=60000"),
         *("--model-config", str(config), "--bandwidth", "10", "--flops", "1"),
         BENCH_API_KEY=KEY,
     )
@@ -169,6 +171,8 @@ def test_errors_are_counted_by_kind_the_rest_is_measured_and_the_warm_up_is_not(
     assert "&lt;b&gt;oops&lt;/b&gt;" in (tmp_path / "report.html").read_text()
     assert re.search(r"2 callers +unknown +unknown", done.stdout)
     assert "the model's size was not given" in done.stdout
+    rates = report(tmp_path)["device_rates"]
+    assert rates == {"bandwidth": None, "flops": None, "source": "not asked for"}
 
 
 def test_two_measurements_are_compared_with_medians_and_ratios(swept, tmp_path):
@@ -194,6 +198,20 @@ def test_two_measurements_are_compared_with_medians_and_ratios(swept, tmp_path):
     assert (tmp_path / "both" / "closed-ttft.png").read_bytes().startswith(PNG)
 
 
+def test_two_files_of_one_name_are_two_lines_in_a_chart(swept, tmp_path):
+    """Both had the label bench/report: the second took the first one's place."""
+    files = [tmp_path / side / "bench" / "report.json" for side in ("old", "new")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes((swept / "report.json").read_bytes())
+    done = in_process("--compare", *map(str, files), "--output", str(tmp_path / "both"))
+
+    assert done.exit_code == 0, done.stderr
+    page = (tmp_path / "both" / "comparison.html").read_text()
+    for file in files:
+        assert f"{file} p50" in page
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [("{]", "cannot be read"), ('{"schema": "other/2"}', "schema other/2"), ("[]", "schema None")],
@@ -216,6 +234,8 @@ def test_what_is_no_measurement_is_not_compared(swept, tmp_path, text, why):
         (["--extra-body", "[1]"], 2, "not a JSON object"),
         (["--params", "1e9", "--model-config", "."], 2, "not both"),
         (["--url", "nonsense"], 1, "not an address"),
+        (["--url", "http://localhost:500l"], 1, "localhost:500l is not an address"),
+        (["--url", "http://h:99999", "--api-style", "azure"], 1, "h:99999 is not an address"),
         (["--url", "http://127.0.0.1:1", "--api-style", "azure"], 1, "no connection"),
         (["--url", "http://127.0.0.1:1"], 1, "cannot be reached"),
     ],
@@ -226,6 +246,17 @@ def test_what_cannot_be_measured_is_said_in_a_line(tmp_path, arguments, code, wh
 
     assert done.exit_code == code
     assert why in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_a_headroom_that_cannot_be_measured_is_no_failure(monkeypatch, tmp_path):
+    monkeypatch.setattr(null_server, "child_module", lambda *words: [sys.executable, "-c", ""])
+    with scripted_server(lambda body: answer(2)) as server:
+        flags = ("--concurrency", "1", "--requests", "1", "--output", str(tmp_path))
+        done = in_process("--url", f"{server.url}/chat/completions", *flags)
+
+    assert done.exit_code == 0, done.stderr
+    assert report(tmp_path)["headroom"] is None
+    assert "Headroom: not measured." in done.stdout
 
 
 def test_a_wrong_key_stops_at_the_warm_up(keyed_parrot, tmp_path):

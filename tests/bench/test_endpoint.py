@@ -1,11 +1,15 @@
 """Which address is posted to, and in which style: as given, or as the server says."""
 
 import asyncio
+from inspect import signature
 
 import pytest
 
+from benchmark import http
 from benchmark.load.client import Client
+from benchmark.load.command import bench as bench_command
 from benchmark.load.endpoint import Endpoint, EndpointError, chat_url, find_endpoint
+from server.settings import Settings
 
 from .asking import HELLO
 from .conftest import KEY
@@ -92,12 +96,38 @@ def test_a_server_without_models_needs_a_name():
         find_endpoint(server.url, "openai", None, None, {})
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://h", "http://", "http://me:secret@h"])
-def test_what_is_no_address_is_refused_without_repeating_a_password(url):
+@pytest.mark.parametrize("style", ["azure", "openai", None])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000", "ftp://h", "http://", "http://[::1"),
+        *("http://localhost:500l", "http://localhost:99999", "http://localhost:0"),
+    ],
+)
+def test_what_is_no_address_is_refused_by_its_name(url, style):
+    """A letter in the port was a stack trace."""
+    with pytest.raises(EndpointError) as caught:
+        find_endpoint(url, style, "m", None, {})
+
+    assert url in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@h", "ftp://me:secret@h", "http://me:secret@h:99999", "me:secret@h"]
+)
+def test_a_password_in_an_address_is_not_repeated(url):
     with pytest.raises(EndpointError) as caught:
         find_endpoint(url, "azure", None, None, {})
 
     assert "secret" not in str(caught.value)
+
+
+def test_whoever_names_no_address_asks_our_server_where_it_listens():
+    """`python -m benchmark.http` asked at port 8000."""
+    port = Settings.model_fields["port"].default
+
+    assert signature(bench_command).parameters["url"].default == f"http://127.0.0.1:{port}"
+    assert f"http://127.0.0.1:{port}" == http.OURS
 
 
 def test_usage_is_asked_for_in_openais_style_alone():

@@ -1,12 +1,16 @@
 """How fast the load generator itself is, against the null server."""
 
+import sys
+
 import pytest
 
+from benchmark.load import null_server as null_server_module
+from benchmark.load.device_probe import measure_device
 from benchmark.load.endpoint import Endpoint
 from benchmark.load.headroom import ENOUGH, measure_headroom
 from benchmark.load.limits import OfLimit
 from benchmark.load.loops import Stop
-from benchmark.load.null_server import null_server
+from benchmark.load.null_server import NullServerError, null_server
 from benchmark.load.run import Level, Load, Round
 from benchmark.load.summary import Percentiles, summarize
 
@@ -57,6 +61,33 @@ def test_a_rate_that_the_load_generator_barely_reaches_is_too_much():
 
 def test_where_nothing_was_answered_there_is_no_headroom():
     assert measure_headroom([level(failed(0.0, 1.0, "timeout"))], SHORT, NOWHERE, 0.1) is None
+
+
+HOSTILE = "raise RuntimeError('a file of the user, not our package')"
+
+
+def test_a_file_benchmark_py_where_the_user_stands_changes_nothing(tmp_path, monkeypatch):
+    """It was run in our package's place, and the report said that the headroom was 0."""
+    (tmp_path / "benchmark.py").write_text(HOSTILE)
+    monkeypatch.chdir(tmp_path)
+
+    found = measure_headroom([level(answered(0.0, 0.5, 1.0))], SHORT, NOWHERE, seconds=0.3)
+    rates = measure_device(2.0)
+
+    assert found is not None
+    assert found.is_enough
+    assert rates.bandwidth is not None
+    assert rates.source.startswith("measured before the run")
+
+
+def test_without_the_server_that_answers_at_once_there_is_no_figure(monkeypatch):
+    monkeypatch.setattr(
+        null_server_module, "child_module", lambda *words: [sys.executable, "-c", ""]
+    )
+
+    assert measure_headroom([level(answered(0.0, 0.5, 1.0))], SHORT, NOWHERE, 0.1) is None
+    with pytest.raises(NullServerError), null_server(1):
+        pass
 
 
 def test_a_server_of_twenty_tokens_a_second_per_caller_is_measured_with_room():

@@ -124,6 +124,15 @@ def test_what_is_unknown_is_none_and_says_why(size, rates, note):
     assert any(note in said for said in found.notes)
 
 
+def test_answers_in_one_piece_have_no_time_per_token():
+    """It was said that no answer had two tokens."""
+    answers = [answered(0.0, 1.0, num_tokens=8)]
+    found = of_limit(answers, summarize(answers), ModelSize.of_params(1e3, 2), RATES)
+
+    assert found.decode is None
+    assert "decode unknown: answers came in one piece" in found.notes
+
+
 def test_more_than_the_limit_is_pointed_out():
     size = ModelSize.of_params(1e9, 2)
     answers = [answered(0.0, 0.1, 0.2, has_usage=True, num_prompt_tokens=9)]

@@ -1,14 +1,19 @@
 """Who is asked when: closed and open loops against a server that notes arrivals."""
 
+import asyncio
 import time
 from itertools import pairwise
 
 import pytest
 
+from benchmark.load.endpoint import Endpoint
+from benchmark.load.limits import DeviceRates
 from benchmark.load.loops import Stop, arrivals
+from benchmark.load.run import Load, Plan, Run
+from benchmark.load.terminal import TerminalProgress
 from benchmark.load.workload import Workload
 
-from .asking import talk
+from .asking import SHORT, talk
 from .scripted_server import HEAD, answer, done, event, scripted_server, whole
 
 
@@ -50,6 +55,32 @@ def test_an_open_loop_asks_nobody_before_the_times_of_its_seed():
     assert len(sent) == 8
     assert all(begin + d <= s for d, s in zip(due, sent, strict=True))
     assert all(answer.late_s >= 0 for answer in found.answers)
+
+
+def test_each_round_has_arrivals_of_its_own():
+    """A median over rounds was one over the same draw, again and again."""
+    stop = Stop(num_requests=5)
+    first, second = (list(arrivals(50.0, stop, seed=3, round_number=n)) for n in (1, 2))
+
+    assert first != second
+    assert second == list(arrivals(50.0, stop, seed=3, round_number=2))
+
+
+def test_a_measurement_of_two_rounds_draws_twice():
+    stop, rate = Stop(num_requests=8), 20.0
+    with scripted_server(lambda body: answer(1)) as server:
+        endpoint = Endpoint(f"{server.url}/chat/completions", "azure")
+        load, rates = Load("open", rate), DeviceRates(None, None, "not asked for")
+        plan = Plan(endpoint, SHORT, (load,), stop, 2, 0, 10.0, None, None, rates)
+        asyncio.run(Run(plan, TerminalProgress()).measure())
+    second = server.arrivals[8:]
+    gaps = [later - earlier for earlier, later in pairwise(second)]
+
+    def distance(round_number: int) -> float:
+        due = arrivals(rate, stop, SHORT.seed, round_number)
+        return sum(abs(a - (d - c)) for a, (c, d) in zip(gaps, pairwise(due), strict=True))
+
+    assert distance(2) < distance(1)
 
 
 def test_arrivals_are_poissons():

@@ -98,6 +98,15 @@ def test_goodput_counts_requests_that_keep_every_bound(slo, good):
     assert summarize(answers, slo).goodput_per_s == pytest.approx(good)
 
 
+def test_an_answer_in_one_piece_keeps_no_bound_of_tpot_and_one_of_one_token_any():
+    in_one_piece = answered(0.0, 0.5, num_tokens=8)
+    one_token = answered(0.0, 0.5)
+
+    assert not Slo(tpot=100).is_met(in_one_piece)
+    assert Slo(ttft=500, e2e=500).is_met(in_one_piece)
+    assert Slo(tpot=100).is_met(one_token)
+
+
 def test_tokens_without_usage_are_pointed_out():
     answers = [
         answered(0.0, 1.0, has_usage=True, num_prompt_tokens=20, num_cached_tokens=16),

@@ -16,9 +16,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark.checkpoints import random_checkpoint
 from benchmark.gpu_check import graphs
 from benchmark.gpu_check.aborts import check_aborts
-from benchmark.gpu_check.checkpoints import random_checkpoint
 from benchmark.gpu_check.checks import NAMES
 from benchmark.gpu_check.cost import num_crops, picture_flops, prompt_flops, weights_read
 from benchmark.gpu_check.inside import runner_of
