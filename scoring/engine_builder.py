@@ -52,7 +52,7 @@ def build_engine(config: EngineConfig, progress: Progress) -> Engine:
         native = backend.native
         pack_linears(model, native, model.model.layers if config.quantization == "int8" else None)
         if native is not None and fits_heads(model_config.vision.head_dim):
-            model.tower.use_native_attention(native)
+            model.tower.attend_by(native.attend_all)
 
     def make_runner(num_blocks: int, features: int) -> ModelRunner:
         return ModelRunner(

@@ -107,6 +107,17 @@ def test_the_api_process_starts_without_torch(modules):
     assert result.returncode == 0, result.stderr or "torch was imported"
 
 
+def test_the_engine_starts_without_transformers():
+    """Its import takes longer than all the rest, and the engine needs nothing of it."""
+    program = "import sys, scoring.engine_builder; sys.exit('transformers' in sys.modules)"
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+
+    assert result.returncode == 0, result.stderr or "transformers was imported"
+
+
 def test_ray_is_imported_in_its_own_folder_only():
     """It is an extra."""
     imports = [

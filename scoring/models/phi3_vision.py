@@ -4,12 +4,9 @@ Attribute names are the checkpoint's, so that weights load by name. Source of ev
 checkpoint's modeling_phi3_v.py, image_embedding_phi3_v.py and image_processing_phi3_v.py.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, CLIPVisionConfig, CLIPVisionModel
 
 from model_config import ModelConfig, TextConfig, VisionConfig
 
@@ -17,8 +14,8 @@ from ..batch import FlatBatch
 from ..kv_cache import KVCache
 from ..transfers import to_device
 from .attention.interface import AttentionBackend
+from .clip import Attention, ClipLayer, ClipVisionModel
 from .kernels import EAGER, Kernels
-from .native_kernels import NativeKernels
 from .phi3 import DecoderStep, LongRope, Phi3DecoderLayer, RMSNorm
 
 
@@ -50,40 +47,17 @@ def merge_patches(patches: Tensor) -> Tensor:
 
 
 class ClipTower(nn.Module):
-    """transformers' CLIP vision model, cut after its last layer but one.
-
-    All crops attend in one call of torch's scaled_dot_product_attention: with no mask and heads of
-    64 in two bytes, that is its own flash kernel on CUDA, so that the package would add nothing.
-    """
+    """CLIP's vision transformer, cut after its last layer but one."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.vision_model = CLIPVisionModel(
-            CLIPVisionConfig(
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                image_size=config.crop_size,
-                patch_size=config.patch_size,
-                layer_norm_eps=config.layer_norm_eps,
-                hidden_act="quick_gelu",
-            )
-        )
-        self.vision_model.set_attn_implementation("sdpa")
+        self.vision_model = ClipVisionModel(config)
 
-    def use_native_attention(self, native: NativeKernels) -> None:
-        """Have the layers attend through the native kernel, by transformers' own way for it."""
-        name = f"native_{native.dtype}".replace("torch.", "")
-
-        def attend(
-            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
-        ) -> tuple[Tensor, None]:
-            tokens_first = (x.transpose(1, 2) for x in (query, key, value))
-            return native.attend_all(*tokens_first), None
-
-        AttentionInterface.register(name, attend)
-        self.vision_model.config._attn_implementation = name
+    def attend_by(self, attention: Attention) -> None:
+        """Have all layers attend by this, and no more by torch's own."""
+        for layer in self.vision_model.encoder.layers:
+            assert isinstance(layer, ClipLayer)
+            layer.self_attn.attend = attention
 
     def forward(self, crops: Tensor) -> Tensor:
         """(N, 3, crop, crop) float32 → (N, 1 + patches, C), the class token first."""
@@ -102,7 +76,7 @@ class ClipTower(nn.Module):
         layers = self.vision_model.encoder.layers[:-1]
         begin, stop = (len(layers) * part // num_parts for part in (first, end))
         for layer in layers[begin:stop]:
-            hidden = layer(hidden, attention_mask=None)
+            hidden = layer(hidden)
         return hidden
 
 

@@ -65,7 +65,7 @@ class Trap:
 def trapped(model, trap: Trap) -> Iterator[Trap]:
     """Before the last thing that such a step computes, when most is there that could be lost."""
     if trap.kind == "picture":
-        modules = [m for m in model.tower.modules() if type(m).__name__ == "CLIPEncoderLayer"]
+        modules = [m for m in model.tower.modules() if type(m).__name__ == "ClipLayer"]
     else:
         modules = [model.model.layers[-1]]
     hooks = [module.register_forward_pre_hook(trap.spring) for module in modules]

@@ -1,4 +1,5 @@
-"""What the CLIP tower asks of torch on a GPU, seen on tensors without values."""
+"""The CLIP tower is transformers' one, and what it asks of torch on a GPU, seen on tensors without
+values."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from scoring.models.phi3_vision import ClipTower
 
@@ -40,6 +42,34 @@ def move(tower: nn.Module, dtype: torch.dtype) -> None:
         for name, buffer in module.named_buffers(recurse=False):
             fake = torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda")
             module.register_buffer(name, fake, persistent=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_the_tower_computes_what_transformers_does(config, dtype):
+    vision = config.vision
+    reference = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=vision.hidden_size,
+            intermediate_size=vision.intermediate_size,
+            num_hidden_layers=vision.num_layers,
+            num_attention_heads=vision.num_heads,
+            image_size=vision.crop_size,
+            patch_size=vision.patch_size,
+            layer_norm_eps=vision.layer_norm_eps,
+            hidden_act="quick_gelu",
+        )
+    )
+    tower = ClipTower(vision)
+    generator = torch.Generator().manual_seed(1)
+    for weight in tower.parameters():
+        nn.init.normal_(weight, std=0.2, generator=generator)
+    reference.load_state_dict(tower.vision_model.state_dict())
+    crops = torch.randn(3, 3, vision.crop_size, vision.crop_size, generator=generator)
+    with torch.inference_mode():
+        found = tower.to(dtype)(crops)
+        states = reference.to(dtype)(crops.to(dtype), output_hidden_states=True).hidden_states
+
+    assert torch.equal(found, states[-2])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

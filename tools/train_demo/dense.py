@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPVisionModel
 
+from scoring.models.clip import ClipVisionModel
 from scoring.models.kernels import rms_norm, swiglu
 from scoring.models.phi3 import Phi3DecoderLayer, RMSNorm
 from scoring.models.phi3_vision import Phi3VisionForCausalLM
@@ -103,7 +103,7 @@ def new_model(model: Phi3VisionForCausalLM, seed: int) -> None:
     _see_near_first(model.tower.vision_model, generator)
 
 
-def _see_near_first(tower: CLIPVisionModel, generator: torch.Generator) -> None:
+def _see_near_first(tower: ClipVisionModel, generator: torch.Generator) -> None:
     """Begin with patches that attend to their like and their neighbours: positions that are waves
     over the crop, and queries that look for their own keys ("Mimetic initialization of
     self-attention layers", Trockman and Kolter, 2023)."""
@@ -196,6 +196,13 @@ def _layer(
     return output, weights
 
 
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """As clip.attend_all, by plain products, as in _layer."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    weights = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(-1, torch.float32)
+    return (weights.to(value.dtype) @ value).transpose(1, 2)
+
+
 def _norm(norm: RMSNorm, hidden: Tensor) -> Tensor:
     return rms_norm(hidden, norm.weight, norm.eps)
 
@@ -209,6 +216,6 @@ def compile_layers(model: Phi3VisionForCausalLM) -> None:
     """Fuse the small steps of every layer, which saves a third of the time."""
     global _layer
     _layer = torch.compile(_layer, dynamic=True)
-    model.tower.vision_model.set_attn_implementation("eager")
+    model.tower.attend_by(_attend)
     for layer in model.tower.vision_model.encoder.layers:
         layer.compile(dynamic=True)
