@@ -7,6 +7,7 @@ the paths of a mini-batch's files.
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -26,6 +27,8 @@ _MAX_REQUEST_S = 3600
 _SPARE_S = 60  # so that it is the server that ends it
 _BATCH_SUFFIXES = (".jsonl", ".ndjson")
 _DONE_WITH_FAILED_LINES = 1
+# The command's last line, up to the output's name. A Python that breaks off has exit code 1, too.
+_COUNTS = re.compile(r"(\d+ answered, \d+ failed(?:, \d+ answered before)?): .*\n\Z")
 
 _server: "_Server | None" = None
 
@@ -111,16 +114,16 @@ def _answer(path: Path, server: _Server) -> str:
         text=True,
         check=False,
     )
-    if done.returncode not in (0, _DONE_WITH_FAILED_LINES):
+    counts = _COUNTS.search(done.stdout)
+    if done.returncode not in (0, _DONE_WITH_FAILED_LINES) or counts is None:
         raise RuntimeError(f"{path.name} could not be answered: the log says why")
     output = Path(os.environ["AZUREML_BI_OUTPUT_PATH"])
     output.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(part, output / f"{name}.part")
     os.replace(output / f"{name}.part", output / name)
     part.unlink()
-    counts = done.stdout.strip().partition(":")[0]
-    print(f"{path.name}: {counts}", file=sys.stderr)
-    return f"{name}: {counts}"
+    print(f"{path.name}: {counts[1]}", file=sys.stderr)
+    return f"{name}: {counts[1]}"
 
 
 def _digest(path: Path) -> str:

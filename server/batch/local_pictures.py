@@ -55,7 +55,10 @@ def _path_of(url: str) -> str | None:
         return None
     if scheme.lower() != "file" or not colon:
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # a bracket that is not closed, say
+        raise PictureFileError(f"the picture {url[:200]!r} is no URL: {error}") from error
     if parts.netloc.lower() not in _HERE:
         raise PictureFileError(f"the picture {url[:200]!r} is on another machine")
     return unquote(parts.path)

@@ -1,9 +1,12 @@
 """This process's connection to a cluster."""
 
 import logging
+import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -12,18 +15,24 @@ from ..settings import Settings, SettingsError
 
 # A machine in reach answers in far less; Ray itself would try for minutes, and say nothing.
 _REACH_S = 5.0
+_PACKAGES = Path(__file__).parents[2]
+_NAMES = ("server", "scoring", "model_config")
 
 
 @contextmanager
 def connection(settings: Settings, *, log_to_driver: bool = True) -> Iterator[None]:
     """To the cluster at ray_address, or to one that is started here and ends with it. Ray puts its
     own signal handlers in place. Raises SettingsError where nobody is at the address, or somebody
-    who asks for another token."""
-    if settings.ray_address not in (None, "auto"):
+    who asks for another token, or a module here would be taken for ours."""
+    _check_directory()
+    if settings.ray_address is None:
+        _choose_token()
+    elif settings.ray_address != "auto":
         _check_reach(settings.ray_address)
     try:
         ray.init(
-            settings.ray_address,
+            # None would be a cluster that RAY_ADDRESS or a file of the last `ray start` names.
+            settings.ray_address or "local",
             namespace="phi3v",
             include_dashboard=None if settings.ray_address else False,
             log_to_driver=log_to_driver,
@@ -38,6 +47,27 @@ def connection(settings: Settings, *, log_to_driver: bool = True) -> Iterator[No
         yield
     finally:
         ray.shutdown()
+
+
+def _check_directory() -> None:
+    """Ray puts the current directory first in its workers' path."""
+    here = Path.cwd()
+    if here == _PACKAGES:
+        return
+    for name in _NAMES:
+        for module in (here / f"{name}.py", here / name / "__init__.py"):
+            if module.exists():
+                raise SettingsError(
+                    f"the cluster's workers would take {module.relative_to(here)} for this "
+                    "program's own: run it in another directory"
+                )
+
+
+def _choose_token() -> None:
+    """For a cluster of our own, unless the user has. Ray would write one into the home directory,
+    which a container's user may not have. The cluster's processes inherit it."""
+    if not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _check_reach(address: str) -> None:

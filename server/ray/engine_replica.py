@@ -64,6 +64,11 @@ class EngineReplica:
             raise RuntimeError(f"the engine could not be built: {self._engine.failure}")
         logger.info("replica %s is ready", self._name)
 
+    async def __del__(self) -> None:
+        """Ray awaits it when it ends a replica, also one whose `__init__` has failed."""
+        if (tracer := getattr(self, "_tracer", None)) is not None:
+            await tracer.close()
+
     async def run(self, ticket: Ticket, order: Order) -> bytes | None:
         """Run a sequence to its end; what comes of it goes to the ingress's stream. Cancel the call
         to abort. Where the ingress has no stream, or the engine has died: a Batch of all that it

@@ -40,7 +40,7 @@ class Driver:
     def __init__(self, model: Path, folder: Path, log: Path, **variables: str) -> None:
         self.output = folder / "output"
         binaries = str(Path(sys.executable).parent)
-        variables["PATH"] = f"{binaries}:{environment()['PATH']}"
+        variables.setdefault("PATH", f"{binaries}:{environment()['PATH']}")
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", DRIVER, SCRIPT],
@@ -184,3 +184,49 @@ def test_without_a_model_the_worker_says_so(tmp_path: Path) -> None:
     log = (tmp_path / "log").read_text()
     assert "RuntimeError: the server ended before it was ready" in log
     assert "nothing" in log, "the server's own words"
+
+
+STUB_PYTHON = f"""#!{sys.executable}
+# Of the server, that it is ready; its leash is stdin.
+import http.server, sys, threading
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Ready)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+sys.stdin.read()
+"""
+STUB_PHI3V = f"""#!{sys.executable}
+import os, sys
+open(sys.argv[3], "a").close()
+exec(os.environ["COMMAND"])
+"""
+RAISES = "raise RuntimeError('no memory is left')"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (RAISES, "could not be answered"),
+        ("print('1 answered, 1 failed: out', flush=True); sys.exit(2)", "could not be answered"),
+        (f"print('1 answered, a word, 1 failed'); {RAISES}", "could not be answered"),
+        ("print('1 answered, 1 failed, 3 answered before: out'); sys.exit(1)", "3 answered before"),
+        ("print('2 answered, 0 failed: out')", "2 answered, 0 failed"),
+    ],
+)
+def test_a_command_that_breaks_off_fails_its_mini_batch(
+    command: str, said: str, tmp_path: Path
+) -> None:
+    """A traceback's exit code is 1, as that of a batch in which lines failed, and the lines that it
+    left out were lost."""
+    for name, script in (("python", STUB_PYTHON), ("phi3v", STUB_PHI3V)):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    questions = write_lines(tmp_path / "q.jsonl", [line("a", "hi")])
+    with driver_of(tmp_path, tmp_path, PATH=str(tmp_path), COMMAND=command) as driver:
+        answer = driver.run(questions)
+        assert said in str(answer)
+        assert driver.output.exists() == isinstance(answer, list)

@@ -1,9 +1,13 @@
-"""deploy/ray, as KubeRay reads it."""
+"""deploy/ray, as Ray Serve and KubeRay read it."""
 
+import re
 from typing import Any
 
 import pytest
 import yaml
+
+from model_config.card import card_of_hub_id
+from server.settings import load_settings
 
 from .dockerfile import PROJECT
 from .test_image import pins
@@ -32,3 +36,21 @@ def test_kuberay_finds_where_to_deploy_to(service: dict[str, Any]) -> None:
 
 def test_kuberay_is_told_the_images_ray(service: dict[str, Any]) -> None:
     assert service["rayClusterConfig"]["rayVersion"] == pins("ray")["ray"]
+
+
+def test_every_hub_id_is_a_models() -> None:
+    """One had another capital letter, and nothing could start."""
+    texts = [path.read_text() for path in (PROJECT / "deploy").rglob("*.y*ml")]
+    found = {hub_id for text in texts for hub_id in re.findall(r"microsoft/Phi[\w.-]+", text)}
+    assert found
+    assert [hub_id for hub_id in found if card_of_hub_id(hub_id) is None] == []
+
+
+def test_whoever_reaches_a_cluster_is_asked_for_a_key(service: dict[str, Any]) -> None:
+    """Its proxies listen on all of each node's addresses."""
+    texts = [(PROJECT / "deploy/ray/serve.yaml").read_text(), service["serveConfigV2"]]
+    for config in map(yaml.safe_load, texts):
+        (application,) = config["applications"]
+        settings = load_settings({**application["args"], "cluster": "ray"}, {})
+        assert (config["http_options"]["host"], settings.host) == ("0.0.0.0", "0.0.0.0")
+        assert settings.asks_who_calls

@@ -56,7 +56,7 @@ class RayHead:
         config["proxy_location"] = "HeadOnly"  # here is one port only
         config["http_options"] = {"host": url.host, "port": url.port}
         (application,) = config["applications"]
-        del application["args"]["max_replicas"]
+        del application["args"]["max_replicas"], application["args"]["api_key_file"]
         application["args"] |= {"host": url.host, "device": "cpu", "kv_cache_gib": 0.2}
         application["args"] |= {"replica_cpus": 0.4, "ingress_cpus": 0.4}
         application["args"] |= self._settings

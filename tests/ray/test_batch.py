@@ -146,13 +146,15 @@ def test_a_parquet_body_is_one_value_whatever_it_holds(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from server.ray.batch.source import Start, read_lines
+    from server.ray.batch.parquet_rows import ParquetRows
+    from server.ray.batch.source import Source, Start
 
     def read(bodies: list[Any]) -> list[BatchRequest | BadLine]:
         ids = [f"r{number}" for number in range(len(bodies))]
         pq.write_table(pa.table({"custom_id": ids, "body": bodies}), tmp_path / "b.parquet")
-        file = f"file://{tmp_path / 'b.parquet'}"
-        return [source.line for source in read_lines(file, Start(), None)]
+        source = Source(str(tmp_path / "b.parquet"))
+        (file,) = source.find(str(tmp_path / "out"))
+        return [one.line for one in source.lines(file, Start(), None, ParquetRows())]
 
     spliced, text, whole = read(['{}, "method": "GET"', "hello", '{"n": 1}'])
     assert isinstance(spliced, BadLine)

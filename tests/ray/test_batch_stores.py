@@ -10,8 +10,9 @@ fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("ray")
 
 from server.client.errors import ClientError, PictureFileError  # noqa: E402
+from server.ray.batch.parquet_rows import ParquetRows  # noqa: E402
 from server.ray.batch.parts import Parts  # noqa: E402
-from server.ray.batch.source import Start, find_files, picture_url, read_lines  # noqa: E402
+from server.ray.batch.source import Source, Start  # noqa: E402
 
 
 class NoCredentialsError(Exception):
@@ -34,14 +35,15 @@ def locked() -> None:
     fsspec.register_implementation("locked", Locked, clobber=True)
 
 
-URL = "locked://bucket/questions.jsonl"
+PATH = "bucket/questions.jsonl"
+URL = f"locked://{PATH}"
 
 
 @pytest.mark.parametrize(
     "attempt",
     [
-        lambda folder: find_files(URL, str(folder)),
-        lambda folder: list(read_lines(URL, Start(), None)),
+        lambda folder: Source(URL).find(str(folder)),
+        lambda folder: list(Source(URL).lines(PATH, Start(), None, ParquetRows())),
         lambda folder: Parts(URL).open(restart=False),
         lambda folder: Parts(URL).answers("1"),
         lambda folder: Parts(URL).write_answers("1", [b"{}\n"]),
@@ -60,9 +62,9 @@ def test_a_store_without_a_key_is_told_in_a_line(
 
 def test_a_picture_there_fails_its_line_alone() -> None:
     with pytest.raises(PictureFileError, match="Unable to locate credentials"):
-        picture_url(URL, "dog.png")
+        Source(URL).picture_url(PATH, "dog.png")
 
 
-def test_a_store_that_nobody_knows_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_store_that_nobody_knows_is_told_in_a_line() -> None:
     with pytest.raises(ClientError, match="cannot be read: Protocol not known: nowhere"):
-        find_files("nowhere://bucket/in.jsonl", str(tmp_path))
+        Source("nowhere://bucket/in.jsonl")

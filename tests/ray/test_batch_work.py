@@ -9,6 +9,7 @@ pytest.importorskip("ray")
 
 from server.batch.seen_ids import SeenIds
 from server.ray.batch.blocks import find_blocks
+from server.ray.batch.source import Source
 from server.ray.batch.work import Work
 
 from ..commands.batch_files import line, started_batch, write_lines
@@ -21,7 +22,7 @@ _MIB = 1 << 20
 def work_of(file: Path) -> Work:
     work = Work()
     with closing(SeenIds()) as nothing:
-        for block in find_blocks([f"file://{file}"], nothing):
+        for block in find_blocks(Source(str(file)), [str(file)], nothing):
             work.add(block)
     return work
 

@@ -1,18 +1,34 @@
 """Joining a cluster that is there, and one that is not."""
 
+import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ..deploy.test_container import free_port
-from ..http.running_server import listening_server, run_command, wait_until
+from ..http.running_server import (
+    PROJECT,
+    environment,
+    listening_server,
+    run_command,
+    wait_until,
+)
 from .ray_cluster import FLAGS
 from .ray_head import RayHead
 
 # Far less than Ray itself would try for, far more than it takes to import it.
 _AT_ONCE_S = 120.0
+_OWN_CLUSTER = """
+import ray
+from server.ray.connection import connection
+from server.settings import load_settings
+with connection(load_settings({"cluster": "ray"}, {})):
+    print(ray.get_runtime_context().gcs_address)
+"""
 
 
 def refusal(done: "subprocess.CompletedProcess[str]", status: int = 1) -> str:
@@ -43,6 +59,24 @@ def test_where_nobody_listens_one_is_told_soon(demo_checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize("address", ["head", "head:", ":6379", "ray://head:10001"])
 def test_what_is_no_address_is_refused(demo_checkpoint: Path, address: str) -> None:
     assert "it must be auto or HOST:PORT" in refusal(serve(demo_checkpoint, address))
+
+
+@pytest.mark.parametrize("name", ["server.py", "scoring/__init__.py"])
+def test_a_directory_whose_modules_would_be_taken_for_ours_is_refused(
+    demo_checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("raise SystemExit('not ours')")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("phi3v"), "serve", *FLAGS, "--model", demo_checkpoint],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=_AT_ONCE_S,
+        check=False,
+    )
+    assert f"would take {name} for" in refusal(done)
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +118,46 @@ def test_a_cluster_is_joined_with_its_token_and_left_as_it_was(
     (url,) = urls
     done = serve(demo_checkpoint, head.address, port=free_port(), **head.variables)
     assert f"Serve runs on this cluster already, at {url.removeprefix('http://')}" in refusal(done)
+
+
+@pytest.fixture
+def rays_directory() -> Iterator[Path]:
+    """Its sockets' paths may have a hundred characters."""
+    directory = Path(tempfile.mkdtemp(prefix="ray-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def own_cluster(**variables: str) -> str:
+    """The address of a cluster as one is started without ray_address."""
+    done = subprocess.run(
+        [sys.executable, "-c", _OWN_CLUSTER],
+        cwd=PROJECT,
+        env=environment(**{"RAY_USAGE_STATS_ENABLED": "0"} | variables),
+        capture_output=True,
+        text=True,
+        timeout=_AT_ONCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("named_by", ["variable", "file"])
+def test_a_cluster_of_ones_own_is_none_that_ray_finds(
+    head: RayHead, rays_directory: Path, named_by: str
+) -> None:
+    """It joined the one that RAY_ADDRESS, or the last `ray start`, named, and at its end deleted
+    every application there."""
+    variables = head.variables | {"RAY_TMPDIR": str(rays_directory)}
+    if named_by == "variable":
+        variables["RAY_ADDRESS"] = head.address
+    else:
+        (rays_directory / "ray").mkdir()
+        (rays_directory / "ray/ray_current_cluster").write_text(head.address)
+    assert own_cluster(**variables).rpartition(":")[2] != head.address.rpartition(":")[2]
+
+
+def test_a_cluster_of_ones_own_needs_no_home(rays_directory: Path) -> None:
+    """The image's user has none, and Ray wrote its token there."""
+    assert own_cluster(HOME="/dev/null", RAY_TMPDIR=str(rays_directory))

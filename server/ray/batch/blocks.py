@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Self
@@ -10,7 +11,8 @@ from typing import Self
 from ...batch.batch_input import judge_lines
 from ...batch.lines import AnsweredLine, BadLine, BatchRequest
 from ...batch.seen_ids import SeenIds
-from .source import SourceLine, Start, read_lines
+from .parquet_rows import ParquetRows
+from .source import Source, SourceLine, Start
 
 _LINES = 64
 # A block's lines are in a worker's memory together.
@@ -22,7 +24,7 @@ class Block:
     """Up to 64 lines of a file. What only a look at the whole input tells, it knows by number: the
     lines that are answered in another part or before, and those with another line's id.
 
-    file: its URL; shown: its name in messages, where there are several.
+    file: its path; shown: its name in messages, where there are several.
     """
 
     file: str
@@ -53,38 +55,38 @@ class Block:
         bad = {int(number): message for number, message in value.pop("bad").items()}
         return cls(**{**value, "start": Start(**value["start"]), "bad": bad})
 
-    def lines(self) -> Iterator[BatchRequest | BadLine]:
-        """Those that are to be asked, or told to be wrong."""
+    def lines(self, source: Source, rows: ParquetRows) -> Iterator[BatchRequest | BadLine]:
+        """Those that are to be asked, or told to be wrong. Raises what Source.lines raises."""
         answered = set(self.answered)
-        for source in read_lines(self.file, self.start, self.shown):
-            number = source.start.number
-            if number > self.end:
-                return
-            line = source.line
-            if number in self.bad:
-                yield BadLine(line.place, line.num_bytes, None, self.bad[number])
-            elif number not in answered:
-                yield line
+        with closing(source.lines(self.file, self.start, self.shown, rows)) as found:
+            for one in found:
+                number, line = one.start.number, one.line
+                if number in self.bad:
+                    yield BadLine(line.place, line.num_bytes, None, self.bad[number])
+                elif number not in answered:
+                    yield line
+                if number == self.end:  # the next row is the next block's to read
+                    return
 
 
-def find_blocks(files: list[str], answered: SeenIds) -> Iterator[Block]:
+def find_blocks(source: Source, files: list[str], answered: SeenIds) -> Iterator[Block]:
     """One pass over the input, in bounded memory. answered: in the output already. Raises what
-    read_lines raises."""
-    sources = _Sources(files)
+    Source.lines raises."""
+    sources = _Sources(source, files)
     block: Block | None = None
     for line in judge_lines(sources.lines(), answered):
-        source = sources.last
-        if block is None or sources.file != block.file or not block.has_room(source):
+        last = sources.last
+        if block is None or sources.file != block.file or not block.has_room(last):
             if block is not None:
                 yield block
-            block = Block(sources.file, sources.shown, source.start)
-        number = block.end = source.start.number
+            block = Block(sources.file, sources.shown, last.start)
+        number = block.end = last.start.number
         block.num_lines += 1
         if isinstance(line, AnsweredLine):
             block.answered.append(number)
             continue
         block.num_bytes += line.num_bytes
-        if isinstance(line, BadLine) and line != source.line:
+        if isinstance(line, BadLine) and line != last.line:
             block.bad[number] = line.message
     if block is not None:
         yield block
@@ -96,16 +98,18 @@ class _Sources:
     last: SourceLine
     file: str
 
-    def __init__(self, files: list[str]) -> None:
+    def __init__(self, source: Source, files: list[str]) -> None:
+        self._source = source
         self._files = files
 
     @property
     def shown(self) -> str | None:
-        return self.file if len(self._files) > 1 else None
+        return self._source.url(self.file) if len(self._files) > 1 else None
 
     def lines(self) -> Iterator[BatchRequest | BadLine]:
-        for file in self._files:
-            self.file = file
-            for source in read_lines(file, Start(), self.shown):
-                self.last = source
-                yield source.line
+        with closing(ParquetRows()) as rows:
+            for file in self._files:
+                self.file = file
+                for line in self._source.lines(file, Start(), self.shown, rows):
+                    self.last = line
+                    yield line.line

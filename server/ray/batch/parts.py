@@ -6,7 +6,10 @@ whole or not at all.
 import posixpath
 import uuid
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from io import BufferedReader
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from ...batch.lines import split_lines
@@ -36,10 +39,9 @@ class Parts:
                 raise ClientError(f"{self._location} is no directory; a cluster's output is one")
             self._files.makedirs(self._folder, exist_ok=True)
             gone = ["failed-*.jsonl", f"{_UNFINISHED}*"] + (["part-*.jsonl"] if restart else [])
-            for pattern in gone:
-                for path in self._files.glob(self._path(pattern)):
-                    self._files.rm_file(path)
-            for path in sorted(self._files.glob(self._path("part-*.jsonl"))):
+            for name in self._names(*gone):
+                self._files.rm_file(self._path(name))
+            for path in map(self._path, self._names("part-*.jsonl")):
                 for result, _ in self._read(path):
                     answered.add(str(result.custom_id), path)
         return answered
@@ -60,15 +62,16 @@ class Parts:
         self._write(f"failed-{block}.jsonl", b"".join(result.to_line() for result in results))
 
     def _read(self, path: str) -> Iterator[tuple[BatchResult, bytes]]:
-        with self._files.open(path, "rb") as file:
-            for line, _ in split_lines(file):
+        # Buffered, as most stores' own `readline` takes no limit.
+        with self._files.open(path, "rb") as opened, BufferedReader(opened) as lines:
+            for line, _ in split_lines(lines):
                 try:
                     result = parse_result(line)
                 except ValueError:
                     raise ClientError(
                         f"{path} is not of a batch's output; --restart overwrites it"
                     ) from None
-                yield result, line
+                yield result, line.removesuffix(b"\n") + b"\n"  # an editor may leave the last out
 
     def _write(self, name: str, content: bytes) -> None:
         """No file, if there is nothing to be in it."""
@@ -79,7 +82,24 @@ class Parts:
                     self._files.rm_file(self._path(name))
                 return
             self._files.pipe_file(unfinished, content)
-            self._files.mv(unfinished, self._path(name))
+            self._move(unfinished, self._path(name))
+
+    def _move(self, path: str, to: str) -> None:
+        if type(self._files).mv is not AbstractFileSystem.mv:
+            self._files.mv(path, to)
+        else:  # a store that only copies; `mv` would take a bracket in the path for a pattern
+            self._files.cp_file(path, to)
+            self._files.rm_file(path)
+
+    def _names(self, *patterns: str) -> list[str]:
+        """Those in the directory that match, in order."""
+        try:
+            # No glob: the directory's own name may have a bracket.
+            found = self._files.ls(self._folder, detail=False)
+        except FileNotFoundError:  # a store that has no empty directories
+            return []
+        names = map(posixpath.basename, found)
+        return sorted(name for name in names if any(fnmatchcase(name, one) for one in patterns))
 
     def _path(self, name: str) -> str:
         return posixpath.join(self._folder, name)

@@ -21,7 +21,7 @@ from ..engine_resources import engine_resources
 from .attempts import Attempts
 from .blocks import find_blocks
 from .parts import Parts
-from .source import find_files
+from .source import Source
 from .work import Work
 from .worker import Worker, WorkerOptions
 
@@ -43,15 +43,17 @@ def run_on_cluster(
     """flags: of each worker's server, beside those that are the cluster's. concurrency: lines of a
     worker in flight. Raises ClientError where it cannot begin, or not go on, and SettingsError as
     connection."""
-    files = find_files(input_location, output_location)
+    source = Source(input_location)
+    files = source.find(output_location)
     parts = Parts(output_location)
     concurrency = concurrency or settings.max_num_seqs
     progress = BatchProgress(None)  # of nothing: a signal may come before the input is read
     # Until there is a cluster, the output stays as it is. Ray's own handlers of signals come before
     # ours.
     with connection(settings, log_to_driver=False), _stopped_by_signals() as stopped:
-        work = _unanswered(files, parts, restart=restart)
+        work = _unanswered(source, files, parts, restart=restart)
         options = WorkerOptions(
+            source=source,
             output=parts,
             flags=["--cluster", "none", *flags],
             variables={name: value for name, value in environ.items() if name.startswith("PHI3V_")},
@@ -72,10 +74,10 @@ def run_on_cluster(
     return Outcome(progress.counts, progress.num_failed, stopped.signal)
 
 
-def _unanswered(files: list[str], parts: Parts, *, restart: bool) -> Work:
+def _unanswered(source: Source, files: list[str], parts: Parts, *, restart: bool) -> Work:
     work = Work()
     with closing(parts.open(restart=restart)) as answered:
-        for block in find_blocks(files, answered):
+        for block in find_blocks(source, files, answered):
             work.add(block)
     return work
 

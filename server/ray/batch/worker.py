@@ -24,9 +24,10 @@ from ...client.endpoint import Endpoint
 from ...client.errors import ClientError, NoServerError
 from .attempts import MAX_DEATHS
 from .blocks import Block
+from .parquet_rows import ParquetRows
 from .parts import Parts
 from .room import Room
-from .source import picture_url
+from .source import Source
 
 _DIED = "the worker or its server died each time that this line was with it alone"
 
@@ -35,6 +36,7 @@ _DIED = "the worker or its server died each time that this line was with it alon
 class WorkerOptions:
     """flags, variables: of its server. concurrency: lines in flight, of all its blocks."""
 
+    source: Source
     output: Parts
     flags: list[str]
     variables: dict[str, str]
@@ -56,6 +58,7 @@ class Worker:
         self._options = options
         self._attempts = attempts
         self._parts = options.output
+        self._rows = ParquetRows()
         self._room = Room(options.blocks_at_once)
         self._starting = threading.Lock()
         self._client: httpx.AsyncClient | None = None
@@ -80,7 +83,7 @@ class Worker:
         results = _BlockResults(self._parts, block)
         with self._room.taken(alone=num_begun > 0):
             ray.get(self._attempts.begin.remote(block.name))
-            lines = list(block.lines())
+            lines = list(block.lines(self._options.source, self._rows))
             sending = self._send(client, lines, results, deaths, one_by_one=num_begun > 1)
             try:
                 asyncio.run_coroutine_threadsafe(sending, self._loop).result()
@@ -126,12 +129,14 @@ class Worker:
         *,
         one_by_one: bool,
     ) -> None:
-        block = results.block
+        block, source = results.block, self._options.source
         in_flight = asyncio.Semaphore(1) if one_by_one else self._in_flight
         sender = Sender(
             client,
             str(client.base_url),
-            lambda request: with_pictures(request.body, lambda path: picture_url(block.file, path)),
+            lambda request: with_pictures(
+                request.body, lambda path: source.picture_url(block.file, path)
+            ),
             RetryPolicy(),
             lambda text: _log(f"{block.name}: {text}"),
         )
