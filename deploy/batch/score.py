@@ -68,8 +68,8 @@ class _Server:
         }
         self._process = subprocess.Popen(
             [
-                *(Path(phi3v).with_name("python"), "-m", "server.batch.leashed_server", "serve"),
-                *("--host", "127.0.0.1", "--port", str(port)),
+                *(Path(phi3v).with_name("python"), "-P", "-m", "server.batch.leashed_server"),
+                *("serve", "--host", "127.0.0.1", "--port", str(port)),
             ],
             env=self.environment,
             stdin=subprocess.PIPE,  # its leash
