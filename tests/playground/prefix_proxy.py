@@ -50,6 +50,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def _stop(server: asyncio.Server) -> None:
     server.close()
+    await asyncio.sleep(0.1)  # what was accepted before has its task
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
