@@ -82,7 +82,7 @@ ray-test: .venv/installed-ray
 	$(BIN)/python -m pytest tests/ray
 	$(BIN)/python -m pytest --cluster ray tests/http tests/clients
 
-# The demo model made anew, on two cores in about two hours; its state in DEMO_STATE lets an
+# The demo model made anew, on two quiet cores in about two hours; its state in DEMO_STATE lets an
 # interrupted run go on. The checkpoint is in its folder demo, and takes the place of scoring/demo by
 # hand, with the marks of `make demo-eval ARGS=$(DEMO_STATE)/demo` in its model card.
 DEMO_STATE ?= build/demo
