@@ -1,15 +1,15 @@
 """A server that a batch starts for itself, on a loopback port that nobody else knows the key to."""
 
 import json
-import os
 import re
 import secrets
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+
+from scoring.child_process import start_python
 
 from ..client.endpoint import Endpoint
 from ..client.errors import NoServerError
@@ -33,18 +33,12 @@ def own_server(
     stop it. say: gets how far it is. Raises NoServerError, with its last words, if it ends."""
     key = secrets.token_hex(16)
     variables = {name: value for name, value in environ.items() if name not in _NOT_PASSED_ON}
-    # -P and our own path: a server.py in the user's directory is not taken for us.
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-P", "-m", "server.batch.leashed_server", "serve"),
-            *(*_LISTENS, *_LOGS, *flags),
-        ],
-        env={**variables, "PYTHONPATH": path, "PHI3V_API_KEY": key, "PHI3V_NO_AUTH": "false"},
-        stdin=subprocess.PIPE,
+    # Ctrl-C is for the batch, which then stops it.
+    process = start_python(
+        *("server.batch.leashed_server", "serve", *_LISTENS, *_LOGS, *flags),
+        environ={**variables, "PHI3V_API_KEY": key, "PHI3V_NO_AUTH": "false"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is for the batch, which then stops it
     )
     log = _Log(process)
     try:
