@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from scoring.random_checkpoint import write_random_weights
+from scoring.random_checkpoint import EMBD_LAYER, write_random_weights
 
 from .text_twin import write_text_twin
 from .vocabulary import NEVER_SAID, VOCAB_SIZE, write_tokenizer
@@ -126,13 +126,7 @@ def _write_configuration(directory: Path, size: _Size) -> None:
         "max_position_embeddings": size.context,
         "original_max_position_embeddings": _SHORT_CONTEXT,
         "rope_scaling": _rope_scaling(size),
-        "embd_layer": {
-            "embedding_cls": "image",
-            "hd_transform_order": "sub_glb",
-            "projection_cls": "mlp",
-            "use_hd_transform": True,
-            "with_learnable_separator": True,
-        },
+        "embd_layer": EMBD_LAYER,
         "img_processor": {
             "name": "clip_vision_model",
             "num_img_tokens": tokens_per_crop,

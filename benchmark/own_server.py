@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_ROOT = Path(__file__).resolve().parent.parent
+from scoring.child_process import start_python
+
 _LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
 _READY = "ready after"
 _START_S, _STOP_S = 300.0, 60.0
@@ -28,18 +29,16 @@ class OwnServer:
     def __init__(self, checkpoint: Path, *flags: str, start_s: float = _START_S) -> None:
         # A server's settings in the user's environment are not for this one.
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PHI3V_")}
-        self._process = subprocess.Popen(
-            [
-                # It ends with this process, even a killed one.
-                *(sys.executable, "-m", "server.batch.leashed_server", "serve"),
-                *("--host", "127.0.0.1", "--port", "0", "--log-level", "info"),
-                *("--dtype", "float32", "--model", str(checkpoint), *flags),
-            ],
-            stdin=subprocess.PIPE,
+        self._process = start_python(
+            *(
+                "server.batch.leashed_server",
+                "serve",
+            ),  # it ends with this process, even a killed one
+            *("--host", "127.0.0.1", "--port", "0", "--log-level", "info"),
+            *("--dtype", "float32", "--model", str(checkpoint), *flags),
+            environ=kept,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            cwd=_ROOT,
-            env=kept,
         )
         self._log = _Log(self._process)
         try:

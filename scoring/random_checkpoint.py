@@ -23,6 +23,15 @@ _SHARD_BYTES = 4 << 30
 _DEMO_CONTEXT, _DEMO_SHORT_CONTEXT = 8192, 4096
 _HIDDEN, _HEADS, _VISION_HIDDEN = 192, 2, 64
 
+EMBD_LAYER = {
+    "embedding_cls": "image",
+    "hd_transform_order": "sub_glb",
+    "projection_cls": "mlp",
+    "use_hd_transform": True,
+    "with_learnable_separator": True,
+}
+"""Of a config.json: how pictures become embeddings, the only way that there is."""
+
 
 def write_random_weights(
     directory: Path,
@@ -119,13 +128,7 @@ def _demo_config(vocab_size: int) -> dict[str, Any]:
         "max_position_embeddings": _DEMO_CONTEXT,
         "original_max_position_embeddings": _DEMO_SHORT_CONTEXT,
         "rope_scaling": {"type": "su", "short_factor": factors, "long_factor": factors},
-        "embd_layer": {
-            "embedding_cls": "image",
-            "hd_transform_order": "sub_glb",
-            "projection_cls": "mlp",
-            "use_hd_transform": True,
-            "with_learnable_separator": True,
-        },
+        "embd_layer": EMBD_LAYER,
         "img_processor": {
             "name": "clip_vision_model",
             "num_img_tokens": (crop // patch // 2) ** 2,

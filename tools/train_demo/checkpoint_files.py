@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import nn
 
+from scoring.random_checkpoint import EMBD_LAYER
+
 from .vocabulary import write_tokenizer
 
 CROP, PATCH, NUM_CROPS = 112, 14, 4
@@ -61,13 +63,7 @@ def _config(vocab_size: int) -> dict[str, Any]:
         "original_max_position_embeddings": SHORT_CONTEXT,
         "rope_scaling": {"type": "su", "short_factor": factors, "long_factor": factors},
         "torch_dtype": "bfloat16",
-        "embd_layer": {
-            "embedding_cls": "image",
-            "hd_transform_order": "sub_glb",
-            "projection_cls": "mlp",
-            "use_hd_transform": True,
-            "with_learnable_separator": True,
-        },
+        "embd_layer": EMBD_LAYER,
         "img_processor": {
             "name": "clip_vision_model",
             "num_img_tokens": (CROP // PATCH // 2) ** 2,
